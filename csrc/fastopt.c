@@ -1,0 +1,300 @@
+/*
+ * fastopt.c - the instruction sets, the choice among them at run time, the table of rules, and the public
+ * function of each rule.
+ */
+#include "internal.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- Every rule on every instruction set. ---- */
+
+#define FASTOPT_SET baseline
+#define FASTOPT_TARGET
+#include "instantiate.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define FASTOPT_X86
+
+#define FASTOPT_SET avx2
+#define FASTOPT_TARGET __attribute__((target("avx2")))
+#include "instantiate.h"
+
+/* Some tunings of GCC prefer 256 bits even here; clang's way of writing this is not an attribute. */
+#if defined(__clang__)
+#define FASTOPT_WIDE ""
+#else
+#define FASTOPT_WIDE ",prefer-vector-width=512"
+#endif
+#define FASTOPT_SET avx512
+#define FASTOPT_TARGET __attribute__((target("avx512f,avx512dq,avx512vl,avx512bw" FASTOPT_WIDE)))
+#include "instantiate.h"
+#endif
+
+typedef struct {
+    const char *name;
+    const fastopt_entry *entries[2]; /* [FASTOPT_F32], [FASTOPT_F64] */
+} fastopt_set;
+
+/* Narrowest first: each needs what those before it need. */
+static const fastopt_set sets[] = {
+    {"baseline", {entries_f32_baseline, entries_f64_baseline}},
+#ifdef FASTOPT_X86
+    {"avx2", {entries_f32_avx2, entries_f64_avx2}},
+    {"avx512", {entries_f32_avx512, entries_f64_avx512}},
+#endif
+};
+
+/* ---- The choice at run time. ---- */
+
+static int count_available(void)
+{
+#ifdef FASTOPT_X86
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2"))
+        return 1;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512dq") ||
+        !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512bw"))
+        return 2;
+    return 3;
+#else
+    return 1;
+#endif
+}
+
+/*
+ * NULL until the first use, and after it only if FASTOPT_ISA is wrong. Threads that come first together all
+ * find the same answer, so the race between them is harmless.
+ */
+static _Atomic(const fastopt_set *) active;
+
+static const fastopt_set *find_set(const char *name)
+{
+    const int available = count_available();
+
+    if (!name || !*name)
+        return &sets[available - 1];
+    for (int i = 0; i < available; i++)
+        if (!strcmp(sets[i].name, name))
+            return &sets[i];
+    return NULL;
+}
+
+static const fastopt_set *active_set(void)
+{
+    const fastopt_set *set = atomic_load_explicit(&active, memory_order_relaxed);
+
+    if (!set) {
+        set = find_set(getenv("FASTOPT_ISA"));
+        atomic_store_explicit(&active, set, memory_order_relaxed);
+    }
+    return set;
+}
+
+const char *fastopt_isa(void)
+{
+    const fastopt_set *set = active_set();
+    return set ? set->name : NULL;
+}
+
+int fastopt_use_isa(const char *name)
+{
+    const fastopt_set *set = find_set(name && *name ? name : getenv("FASTOPT_ISA"));
+
+    if (!set)
+        return FASTOPT_ERR_ISA;
+    atomic_store_explicit(&active, set, memory_order_relaxed);
+    return FASTOPT_OK;
+}
+
+const char *fastopt_available_isa(int index)
+{
+    return index >= 0 && index < count_available() ? sets[index].name : NULL;
+}
+
+/* ---- The table of rules. ---- */
+
+#define FASTOPT_BIT(option) | FASTOPT_##option
+#define FASTOPT_NAME(hyper) #hyper,
+
+static const fastopt_rule_info rules[RULE_COUNT] = {
+#define FASTOPT_RULE(name, required, states, hypers, options) \
+    {#name, FASTOPT_TEXT(states), required, FASTOPT_TEXT(hypers), FASTOPT_TEXT(options), \
+     0u EACH(FASTOPT_BIT, options)},
+#include "rules.def"
+#undef FASTOPT_RULE
+};
+
+static const char *const hyper_names[RULE_COUNT][FASTOPT_MAX_HYPERS] = {
+#define FASTOPT_RULE(name, required, states, hypers, options) {EACH(FASTOPT_NAME, hypers)},
+#include "rules.def"
+#undef FASTOPT_RULE
+};
+
+const fastopt_rule_info *fastopt_rule(int rule)
+{
+    return rule >= 0 && rule < RULE_COUNT ? &rules[rule] : NULL;
+}
+
+/* ---- What hyperparameters may be. ---- */
+
+typedef enum { COUNT, NON_NEGATIVE, BELOW_ONE, UP_TO_ONE, FINITE } fastopt_range;
+
+static const struct {
+    const char *name;
+    fastopt_range range;
+} hypers[] = {
+#define FASTOPT_HYPER(name, range) {#name, range},
+#include "rules.def"
+#undef FASTOPT_HYPER
+};
+
+static int find_hyper(const char *name)
+{
+    for (int i = 0; i < (int)(sizeof hypers / sizeof *hypers); i++)
+        if (!strcmp(hypers[i].name, name))
+            return i;
+    return -1;
+}
+
+const char *fastopt_hyper_range(const char *name)
+{
+    static const char *const words[] = {
+        [COUNT] = "a whole number from 1 to 2**53",
+        [NON_NEGATIVE] = "a finite number >= 0",
+        [BELOW_ONE] = "a number in [0, 1)",
+        [UP_TO_ONE] = "a number in [0, 1]",
+        [FINITE] = "a finite number",
+    };
+    const int hyper = name ? find_hyper(name) : -1;
+    return hyper < 0 ? NULL : words[hypers[hyper].range];
+}
+
+static int in_range(fastopt_range range, double x)
+{
+    switch (range) { /* every comparison with NaN is false */
+    case COUNT: return x >= 1.0 && x <= 9007199254740992.0 && x == (double)(uint64_t)x;
+    case NON_NEGATIVE: return x >= 0.0 && x < (double)INFINITY;
+    case BELOW_ONE: return x >= 0.0 && x < 1.0;
+    case UP_TO_ONE: return x >= 0.0 && x <= 1.0;
+    case FINITE: break;
+    }
+    return x > -(double)INFINITY && x < (double)INFINITY;
+}
+
+static int check_hypers(int rule, int dtype, const double *hyper)
+{
+    for (int i = 0; i < FASTOPT_MAX_HYPERS && hyper_names[rule][i]; i++) {
+        const fastopt_range range = hypers[find_hyper(hyper_names[rule][i])].range;
+        if (!in_range(range, hyper[i]) ||
+            (dtype == FASTOPT_F32 && range != COUNT && !in_range(range, (double)(float)hyper[i])))
+            return FASTOPT_ERR_HYPER - i;
+    }
+    return FASTOPT_OK;
+}
+
+/* ---- From hyperparameters to a loop and its coefficients. ---- */
+
+int fastopt_make_plan(int rule, int dtype, const double *hyper, unsigned options, void *const *state,
+                      fastopt_plan *plan)
+{
+    const fastopt_set *set = active_set();
+    int error;
+
+    if (!set)
+        return FASTOPT_ERR_ISA;
+    if (rule < 0 || rule >= RULE_COUNT || (dtype != FASTOPT_F32 && dtype != FASTOPT_F64))
+        return FASTOPT_ERR_RULE;
+    if (options & ~rules[rule].option_mask)
+        return FASTOPT_ERR_OPTION;
+    error = check_hypers(rule, dtype, hyper);
+    if (error)
+        return error;
+    for (int i = 0; i < rules[rule].required_states; i++)
+        if (!state[i])
+            return FASTOPT_ERR_BUFFER;
+    plan->run = set->entries[dtype][rule].run;
+    plan->options = options;
+    return set->entries[dtype][rule].prepare(hyper, options, state, &plan->coefficients);
+}
+
+static int run_one(int rule, int dtype, size_t n, void *p, const void *g, void *const *state,
+                   const double *hyper, unsigned options)
+{
+    fastopt_plan plan;
+    const int error = fastopt_make_plan(rule, dtype, hyper, options, state, &plan);
+
+    if (error)
+        return error;
+    if (n && (!p || !g))
+        return FASTOPT_ERR_BUFFER;
+    plan.run(n, p, g, state, &plan.coefficients, options);
+    return FASTOPT_OK;
+}
+
+/* The public functions: fastopt_adam_f32() and so on, as fastopt.h declares them. */
+#define FASTOPT_FLOAT_BUFFER(name) float *name,
+#define FASTOPT_DOUBLE_BUFFER(name) double *name,
+#define FASTOPT_DOUBLE(name) double name,
+#define FASTOPT_ITEM(name) name,
+#define FASTOPT_RULE(rule, required, states, hypers, options_taken) \
+    int fastopt_##rule##_f32(size_t n, float *p, const float *g, EACH(FASTOPT_FLOAT_BUFFER, states) \
+                             EACH(FASTOPT_DOUBLE, hypers) unsigned options) \
+    { \
+        void *const state[FASTOPT_MAX_STATES] = {EACH(FASTOPT_ITEM, states)}; \
+        const double hyper[FASTOPT_MAX_HYPERS] = {EACH(FASTOPT_ITEM, hypers)}; \
+        return run_one(RULE_##rule, FASTOPT_F32, n, p, g, state, hyper, options); \
+    } \
+    int fastopt_##rule##_f64(size_t n, double *p, const double *g, EACH(FASTOPT_DOUBLE_BUFFER, states) \
+                             EACH(FASTOPT_DOUBLE, hypers) unsigned options) \
+    { \
+        void *const state[FASTOPT_MAX_STATES] = {EACH(FASTOPT_ITEM, states)}; \
+        const double hyper[FASTOPT_MAX_HYPERS] = {EACH(FASTOPT_ITEM, hypers)}; \
+        return run_one(RULE_##rule, FASTOPT_F64, n, p, g, state, hyper, options); \
+    }
+#include "rules.def"
+#undef FASTOPT_RULE
+
+/* ---- What was built. ---- */
+
+#ifndef FASTOPT_CFLAGS
+#define FASTOPT_CFLAGS "unknown"
+#endif
+#if defined(__clang__)
+#define FASTOPT_COMPILER "clang " __clang_version__
+#elif defined(__GNUC__)
+#define FASTOPT_COMPILER "gcc " __VERSION__
+#else
+#define FASTOPT_COMPILER "unknown"
+#endif
+
+const char *fastopt_version(void)
+{
+    return FASTOPT_VERSION;
+}
+
+const char *fastopt_compiler(void)
+{
+    return FASTOPT_COMPILER;
+}
+
+const char *fastopt_cflags(void)
+{
+    return FASTOPT_CFLAGS;
+}
+
+const char *fastopt_strerror(int error)
+{
+    switch (error) {
+    case FASTOPT_OK: return "no error";
+    case FASTOPT_ERR_ISA: return "this machine has no instruction set of that name";
+    case FASTOPT_ERR_RULE: return "no such rule or element type";
+    case FASTOPT_ERR_OPTION: return "an option that the rule or its hyperparameters do not allow";
+    case FASTOPT_ERR_BUFFER: return "a buffer that the rule or its hyperparameters need is NULL";
+    default: break;
+    }
+    return error <= FASTOPT_ERR_HYPER && error > FASTOPT_ERR_HYPER - FASTOPT_MAX_HYPERS
+               ? "a hyperparameter is out of its range"
+               : "unknown error";
+}

@@ -1,0 +1,259 @@
+/*
+ * fastopt.h - the update rules of gradient descent as in-place C loops.
+ *
+ * This header is the whole public contract of the C core. The core is plain C11: no Python, no
+ * allocation, no threads. Compiling each .c file of this folder with `cc -O3 -c` builds it; no special
+ * flags are needed.
+ *
+ * Every rule is one function for float (`_f32`) and one for double (`_f64`):
+ *
+ *     int fastopt_RULE_f32(size_t n, float *p, const float *g, <state buffers>,
+ *                          <hyperparameters>, unsigned options);
+ *
+ * It updates the `n` parameters `p` and the state buffers in place from the gradients `g`, which it
+ * only reads, and returns FASTOPT_OK, or a negative FASTOPT_ERR_ value, in which case nothing was
+ * written.
+ *
+ * Buffers     Each holds `n` elements, aligned to their own size; no larger alignment is needed. They
+ *             must not overlap (two of them overlapping is undefined behaviour: the loops are compiled
+ *             under `restrict`). State buffers start at zero unless a rule says otherwise. Those marked
+ *             "or NULL" belong to an option and may be NULL to leave it off.
+ * Splitting   A rule works element by element, so a caller may cut one tensor into ranges and give each
+ *             to a thread of its own, in any order. Ranges and alignment never change a result.
+ * Numerics    Hyperparameters are double. The coefficients of a step are computed from them in double,
+ *             each is rounded once to the type of the buffers, and the loops run + - * / and sqrt alone,
+ *             without contraction. So the same inputs give the same output bits on every instruction
+ *             set and architecture (the payload and sign of a NaN excepted), as long as the caller runs
+ *             with IEEE 754's default rounding and without flush-to-zero.
+ * Gradients   Every rule first forms  g' = s*g + weight_decay*p  with s = grad_scale, or -grad_scale
+ *             under FASTOPT_MAXIMIZE, and writes g for this g' in its formula. (AdamW keeps its weight
+ *             decay out of g'.) grad_scale = 1 leaves the gradient as it is.
+ * Steps       `step` counts from 1. It is a double so that it can count to 2^53; it must be whole.
+ * Threads     All functions may be called from several threads at once on distinct buffers.
+ *
+ * Copyright (c) 2026, the fastopt developers. SPDX-License-Identifier: BSD-3-Clause
+ */
+#ifndef FASTOPT_H
+#define FASTOPT_H
+
+#include <stddef.h>
+
+#define FASTOPT_VERSION "0.1.0"
+
+#if defined(__GNUC__)
+#define FASTOPT_API __attribute__((visibility("default")))
+#else
+#define FASTOPT_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What a function returns. The values never change their meaning. */
+enum {
+    FASTOPT_OK = 0,
+    FASTOPT_ERR_ISA = -1,    /* FASTOPT_ISA, or the name given, is no instruction set of this machine */
+    FASTOPT_ERR_RULE = -2,   /* no such rule, or no such element type */
+    FASTOPT_ERR_OPTION = -3, /* an option this rule does not take, or one that its hyperparameters forbid */
+    FASTOPT_ERR_BUFFER = -4, /* a buffer that the rule or its hyperparameters need is NULL */
+    FASTOPT_ERR_HYPER = -16  /* FASTOPT_ERR_HYPER - i: the i-th hyperparameter (from 0, in the order of
+                                the prototype) is out of its range, or leaves it when rounded to float */
+};
+
+/* `options` is 0 or an OR of the ones that the rule's comment names. */
+enum {
+    FASTOPT_MAXIMIZE = 1,        /* every rule: climb instead of descend */
+    FASTOPT_NESTEROV = 2,        /* sgd */
+    FASTOPT_AT_LOOKAHEAD = 4,    /* nag */
+    FASTOPT_EPS_INSIDE_SQRT = 8  /* adagrad, rmsprop */
+};
+
+/*
+ * Stochastic gradient descent:  p -= lr*g.
+ * With a momentum_buffer b (needed when momentum is not 0):
+ *     b = momentum*b + (1 - dampening)*g     (at step 1: b = g)
+ *     p -= lr*b,   or under FASTOPT_NESTEROV   p -= lr*(g + momentum*b)
+ * FASTOPT_NESTEROV needs momentum > 0 and dampening == 0. momentum_buffer: or NULL.
+ */
+FASTOPT_API int fastopt_sgd_f32(
+    size_t n, float *p, const float *g, float *momentum_buffer,
+    double step, double lr, double momentum, double dampening, double weight_decay,
+    double grad_scale, unsigned options);
+FASTOPT_API int fastopt_sgd_f64(
+    size_t n, double *p, const double *g, double *momentum_buffer,
+    double step, double lr, double momentum, double dampening, double weight_decay,
+    double grad_scale, unsigned options);
+
+/*
+ * Classical momentum, the learning rate inside the velocity v = momentum_buffer:
+ *     v = momentum*v + lr*g;   p -= v
+ */
+FASTOPT_API int fastopt_momentum_f32(
+    size_t n, float *p, const float *g, float *momentum_buffer,
+    double lr, double momentum, double weight_decay, double grad_scale, unsigned options);
+FASTOPT_API int fastopt_momentum_f64(
+    size_t n, double *p, const double *g, double *momentum_buffer,
+    double lr, double momentum, double weight_decay, double grad_scale, unsigned options);
+
+/*
+ * Nesterov's accelerated gradient with the velocity v = momentum_buffer; the caller takes the gradient
+ * at the look-ahead point q = p - momentum*v, and weight decay acts there too:
+ *     v = momentum*v + lr*g;   p -= v
+ * Under FASTOPT_AT_LOOKAHEAD the buffer p holds q throughout:
+ *     v = momentum*v + lr*g;   q -= momentum*v + lr*g
+ */
+FASTOPT_API int fastopt_nag_f32(
+    size_t n, float *p, const float *g, float *momentum_buffer,
+    double lr, double momentum, double weight_decay, double grad_scale, unsigned options);
+FASTOPT_API int fastopt_nag_f64(
+    size_t n, double *p, const double *g, double *momentum_buffer,
+    double lr, double momentum, double weight_decay, double grad_scale, unsigned options);
+
+/*
+ * Adagrad:
+ *     sum += g*g;   p -= lr/(1 + (step-1)*lr_decay) * g / (sqrt(sum) + eps)
+ * or g / sqrt(sum + eps) under FASTOPT_EPS_INSIDE_SQRT. The initial value of sum is the caller's.
+ */
+FASTOPT_API int fastopt_adagrad_f32(
+    size_t n, float *p, const float *g, float *sum,
+    double step, double lr, double lr_decay, double eps, double weight_decay, double grad_scale,
+    unsigned options);
+FASTOPT_API int fastopt_adagrad_f64(
+    size_t n, double *p, const double *g, double *sum,
+    double step, double lr, double lr_decay, double eps, double weight_decay, double grad_scale,
+    unsigned options);
+
+/*
+ * Adadelta, with E = square_avg and X = acc_delta:
+ *     E = rho*E + (1-rho)*g*g;   d = sqrt((X + eps)/(E + eps)) * g
+ *     X = rho*X + (1-rho)*d*d;   p -= lr*d
+ */
+FASTOPT_API int fastopt_adadelta_f32(
+    size_t n, float *p, const float *g, float *square_avg, float *acc_delta,
+    double lr, double rho, double eps, double weight_decay, double grad_scale, unsigned options);
+FASTOPT_API int fastopt_adadelta_f64(
+    size_t n, double *p, const double *g, double *square_avg, double *acc_delta,
+    double lr, double rho, double eps, double weight_decay, double grad_scale, unsigned options);
+
+/*
+ * RMSprop, with v = square_avg:
+ *     v = alpha*v + (1-alpha)*g*g;   d = sqrt(v) + eps    (sqrt(v + eps) under FASTOPT_EPS_INSIDE_SQRT)
+ *     p -= lr * g/d
+ * With grad_avg m (or NULL), centered:
+ *     m = alpha*m + (1-alpha)*g;     max(v - m*m, 0) stands for v in d
+ * With momentum_buffer b (or NULL; needed when momentum is not 0):
+ *     b = momentum*b + g/d;          p -= lr*b
+ */
+FASTOPT_API int fastopt_rmsprop_f32(
+    size_t n, float *p, const float *g, float *square_avg, float *momentum_buffer, float *grad_avg,
+    double lr, double alpha, double eps, double momentum, double weight_decay, double grad_scale,
+    unsigned options);
+FASTOPT_API int fastopt_rmsprop_f64(
+    size_t n, double *p, const double *g, double *square_avg, double *momentum_buffer, double *grad_avg,
+    double lr, double alpha, double eps, double momentum, double weight_decay, double grad_scale,
+    unsigned options);
+
+/*
+ * Adam, with m = exp_avg, v = exp_avg_sq:
+ *     m = beta1*m + (1-beta1)*g;   v = beta2*v + (1-beta2)*g*g
+ *     p -= lr/(1-beta1^step) * m / (sqrt(v)/sqrt(1-beta2^step) + eps)
+ * With max_exp_avg_sq (or NULL), AMSGrad: its running maximum of v stands for v in the last line.
+ */
+FASTOPT_API int fastopt_adam_f32(
+    size_t n, float *p, const float *g, float *exp_avg, float *exp_avg_sq, float *max_exp_avg_sq,
+    double step, double lr, double beta1, double beta2, double eps, double weight_decay,
+    double grad_scale, unsigned options);
+FASTOPT_API int fastopt_adam_f64(
+    size_t n, double *p, const double *g, double *exp_avg, double *exp_avg_sq, double *max_exp_avg_sq,
+    double step, double lr, double beta1, double beta2, double eps, double weight_decay,
+    double grad_scale, unsigned options);
+
+/*
+ * AdamW: Adam with weight decay taken out of the gradient (g = s*g alone):
+ *     p *= 1 - lr*weight_decay,   then Adam.
+ */
+FASTOPT_API int fastopt_adamw_f32(
+    size_t n, float *p, const float *g, float *exp_avg, float *exp_avg_sq, float *max_exp_avg_sq,
+    double step, double lr, double beta1, double beta2, double eps, double weight_decay,
+    double grad_scale, unsigned options);
+FASTOPT_API int fastopt_adamw_f64(
+    size_t n, double *p, const double *g, double *exp_avg, double *exp_avg_sq, double *max_exp_avg_sq,
+    double step, double lr, double beta1, double beta2, double eps, double weight_decay,
+    double grad_scale, unsigned options);
+
+/* ---- The table of rules: what the functions above are made of, for bindings and tools. ---- */
+
+enum { FASTOPT_F32 = 0, FASTOPT_F64 = 1 };
+enum { FASTOPT_MAX_STATES = 3, FASTOPT_MAX_HYPERS = 7 };
+
+typedef struct {
+    const char *name;    /* "adam" */
+    const char *states;  /* "exp_avg, exp_avg_sq, max_exp_avg_sq": in the order of the prototype */
+    int required_states; /* 2: the first so many are always needed, the others may be NULL */
+    const char *hypers;  /* "step, lr, beta1, ...": in the order of the prototype */
+    const char *options; /* "MAXIMIZE, ..." */
+    unsigned option_mask;
+} fastopt_rule_info;
+
+/* The rule with this index, or NULL past the last one. */
+FASTOPT_API const fastopt_rule_info *fastopt_rule(int rule);
+
+/* What may be given for a hyperparameter, in words ("a number in [0, 1)"); NULL for an unknown name. */
+FASTOPT_API const char *fastopt_hyper_range(const char *name);
+
+/* ---- Many tensors, one call. ---- */
+
+typedef struct {
+    size_t n;
+    int dtype; /* FASTOPT_F32 or FASTOPT_F64: the type of all buffers of this tensor */
+    void *p;
+    const void *g;
+    void *state[FASTOPT_MAX_STATES]; /* in the order of the rule's table; NULL: left off */
+    double step;                     /* for rules whose hyperparameters name `step`: takes its place */
+} fastopt_tensor;
+
+typedef struct {
+    int rule; /* index in the table of rules */
+    unsigned options;
+    double hyper[FASTOPT_MAX_HYPERS]; /* in the order of the rule's table */
+    size_t count;
+    const fastopt_tensor *tensors;
+} fastopt_group;
+
+/*
+ * Steps every tensor of every group. Everything is checked before the first element is written; the
+ * coefficients are computed once for each run of tensors that share their type, buffers and step.
+ */
+FASTOPT_API int fastopt_step(size_t count, const fastopt_group *groups);
+
+/* The same checks without a step, for one tensor: gradients and parameters are not looked at. */
+FASTOPT_API int fastopt_check(const fastopt_group *group, const fastopt_tensor *tensor);
+
+/* ---- Instruction sets. ---- */
+
+/*
+ * The one in use: "baseline", "avx2" or "avx512"; the widest that the machine has, unless the
+ * environment variable FASTOPT_ISA or fastopt_use_isa() says otherwise. NULL when FASTOPT_ISA names
+ * none that can run here: then every step returns FASTOPT_ERR_ISA until fastopt_use_isa() mends it.
+ */
+FASTOPT_API const char *fastopt_isa(void);
+
+/* Uses the named one from the next call on, in all threads. NULL or "" chooses as at the start. */
+FASTOPT_API int fastopt_use_isa(const char *name);
+
+/* The names that can run here, narrowest first; NULL past the last one. */
+FASTOPT_API const char *fastopt_available_isa(int index);
+
+/* FASTOPT_VERSION as compiled, the compiler, and the flags that the build said it used. */
+FASTOPT_API const char *fastopt_version(void);
+FASTOPT_API const char *fastopt_compiler(void);
+FASTOPT_API const char *fastopt_cflags(void);
+
+/* A sentence for a value that a function returned. */
+FASTOPT_API const char *fastopt_strerror(int error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

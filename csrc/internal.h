@@ -1,0 +1,121 @@
+/*
+ * internal.h - what the files of the core share and embedders never see.
+ */
+#ifndef FASTOPT_INTERNAL_H
+#define FASTOPT_INTERNAL_H
+
+#include "fastopt.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+
+#if defined(__FAST_MATH__)
+#error "fastopt promises the same bits everywhere: compile it without -ffast-math"
+#endif
+#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
+#error "fastopt needs float arithmetic in float (on 32-bit x86: -msse2 -mfpmath=sse)"
+#endif
+
+/*
+ * Embedders choose the flags, so what the loops rely on is set here. GCC contracts a*b + c to a fused
+ * multiply-add unless told not to, and ignores the standard's pragma; a conditional vectorizes only when no
+ * floating-point exception can trap, a square root only when it need not set errno. The last cannot be had by
+ * pragma (the built-in's attributes are fixed before it is read); declaring the roots const does it.
+ */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__)
+#pragma GCC optimize("O3", "fp-contract=off", "no-trapping-math", "no-math-errno")
+#endif
+#if defined(__GNUC__)
+float sqrtf(float) __attribute__((const));
+double sqrt(double) __attribute__((const));
+#endif
+
+/* EACH(M, (a, b, c)) is M(a) M(b) M(c), for lists of one to eight names. */
+#define EACH(M, list) EACH_LIST(M, EACH_UNWRAP list)
+#define EACH_UNWRAP(...) __VA_ARGS__
+#define EACH_LIST(M, ...) EACH_PICK(__VA_ARGS__, EACH_8, EACH_7, EACH_6, EACH_5, EACH_4, EACH_3, \
+                                    EACH_2, EACH_1, )(M, __VA_ARGS__)
+#define EACH_PICK(a, b, c, d, e, f, g, h, each, ...) each
+#define EACH_1(M, a) M(a)
+#define EACH_2(M, a, ...) M(a) EACH_1(M, __VA_ARGS__)
+#define EACH_3(M, a, ...) M(a) EACH_2(M, __VA_ARGS__)
+#define EACH_4(M, a, ...) M(a) EACH_3(M, __VA_ARGS__)
+#define EACH_5(M, a, ...) M(a) EACH_4(M, __VA_ARGS__)
+#define EACH_6(M, a, ...) M(a) EACH_5(M, __VA_ARGS__)
+#define EACH_7(M, a, ...) M(a) EACH_6(M, __VA_ARGS__)
+#define EACH_8(M, a, ...) M(a) EACH_7(M, __VA_ARGS__)
+#define FASTOPT_TEXT(list) FASTOPT_TEXT_OF(EACH_UNWRAP list)
+#define FASTOPT_TEXT_OF(...) FASTOPT_STRING(__VA_ARGS__)
+#define FASTOPT_STRING(...) #__VA_ARGS__
+
+/* struct hyper_adam { double step, lr, beta1, ...; } and so on: the hyperparameters by name. */
+#define FASTOPT_MEMBER(name) double name;
+#define FASTOPT_RULE(name, required, states, hypers, options) \
+    struct hyper_##name { \
+        EACH(FASTOPT_MEMBER, hypers) \
+    };
+#include "rules.def"
+#undef FASTOPT_RULE
+
+/* RULE_adam and so on: the index of each rule in every table. */
+enum {
+#define FASTOPT_RULE(name, required, states, hypers, options) RULE_##name,
+#include "rules.def"
+#undef FASTOPT_RULE
+    RULE_COUNT
+};
+
+/* The coefficients of one step, as a rule's prepare() leaves them for its loop. */
+typedef union {
+    double align;
+    unsigned char bytes[12 * sizeof(double)];
+} fastopt_coefficients;
+
+/*
+ * The two halves of a rule. prepare() turns hyperparameters into coefficients, or says why it cannot;
+ * run() is the loop. `state` tells both which optional buffers there are.
+ */
+typedef int fastopt_prepare(const void *hyper, unsigned options, void *const *state, void *coefficients);
+typedef void fastopt_run(size_t n, void *p, const void *g, void *const *state, const void *coefficients,
+                         unsigned options);
+
+typedef struct {
+    fastopt_prepare *prepare;
+    fastopt_run *run;
+} fastopt_entry;
+
+/* A step that has passed every check: the loop and its coefficients. */
+typedef struct {
+    fastopt_run *run;
+    unsigned options;
+    fastopt_coefficients coefficients;
+} fastopt_plan;
+
+int fastopt_make_plan(int rule, int dtype, const double *hyper, unsigned options, void *const *state,
+                      fastopt_plan *plan);
+
+/* The coefficient s of  g' = s*g + weight_decay*p. */
+static inline double fastopt_signed_scale(double grad_scale, unsigned options)
+{
+    return options & FASTOPT_MAXIMIZE ? -grad_scale : grad_scale;
+}
+
+/*
+ * base^n for a whole n >= 0 by squaring: multiplications alone, so that every machine gets the same bits
+ * (libm's pow differs between machines).
+ */
+static inline double fastopt_power(double base, double n)
+{
+    double result = 1.0;
+    for (uint64_t bits = (uint64_t)n; bits; bits >>= 1) {
+        if (bits & 1)
+            result *= base;
+        base *= base;
+    }
+    return result;
+}
+
+#endif

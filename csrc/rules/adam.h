@@ -1,0 +1,67 @@
+/*
+ * Adam,
+ *     Kingma, Ba. "Adam: a method for stochastic optimization." ICLR 2015, arXiv:1412.6980, algorithm 1;
+ * AMSGrad,
+ *     Reddi, Kale, Kumar. "On the convergence of Adam and beyond." ICLR 2018, algorithm 2.
+ * m = exp_avg, v = exp_avg_sq, w = max_exp_avg_sq (AMSGrad; on the uncorrected v, as in PyTorch):
+ *
+ *     g = s*g + weight_decay*p
+ *     m = beta1*m + (1-beta1)*g
+ *     v = beta2*v + (1-beta2)*g*g                     w = max(w, v)
+ *     p = p - lr/(1-beta1^t) * m / (sqrt(v) / sqrt(1-beta2^t) + eps)
+ *
+ * Both bias corrections are coefficients, so an element costs one root and one division. The loop also
+ * serves AdamW (adamw.h), whose decoupled decay is the coefficient keep of p; here keep = 1.
+ */
+typedef struct {
+    real scale, decay, keep, beta1, rest1, beta2, rest2, step_size, root, eps;
+} T(adam_coefficients);
+
+static int T(adam_prepare)(const void *hyper, unsigned options, void *const *state, void *coefficients)
+{
+    const struct hyper_adam *h = hyper;
+    T(adam_coefficients) *c = coefficients;
+
+    (void)state;
+    c->scale = (real)fastopt_signed_scale(h->grad_scale, options);
+    c->decay = (real)h->weight_decay;
+    c->keep = (real)1.0;
+    c->beta1 = (real)h->beta1;
+    c->rest1 = (real)(1.0 - h->beta1);
+    c->beta2 = (real)h->beta2;
+    c->rest2 = (real)(1.0 - h->beta2);
+    c->step_size = (real)(h->lr / (1.0 - fastopt_power(h->beta1, h->step)));
+    c->root = (real)(1.0 / sqrt(1.0 - fastopt_power(h->beta2, h->step)));
+    c->eps = (real)h->eps;
+    return FASTOPT_OK;
+}
+
+LOOP T(adam_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict m,
+                  real *restrict v, real *restrict w, T(adam_coefficients) c, int amsgrad)
+{
+    for (size_t i = 0; i < n; i++) {
+        const real gi = c.scale * g[i] + c.decay * p[i];
+        const real mi = c.beta1 * m[i] + c.rest1 * gi;
+        const real vi = c.beta2 * v[i] + c.rest2 * gi * gi;
+        real u = vi;
+        m[i] = mi;
+        v[i] = vi;
+        if (amsgrad) {
+            u = w[i] > vi ? w[i] : vi;
+            w[i] = u;
+        }
+        p[i] = c.keep * p[i] - c.step_size * mi / (real_sqrt(u) * c.root + c.eps);
+    }
+}
+
+ENTRY T(adam)(size_t n, void *p, const void *g, void *const *state, const void *coefficients,
+              unsigned options)
+{
+    const T(adam_coefficients) c = *(const T(adam_coefficients) *)coefficients;
+
+    (void)options;
+    if (state[2])
+        T(adam_loop)(n, p, g, state[0], state[1], state[2], c, 1);
+    else
+        T(adam_loop)(n, p, g, state[0], state[1], NULL, c, 0);
+}

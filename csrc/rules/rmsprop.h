@@ -1,0 +1,82 @@
+/*
+ * RMSprop,
+ *     Tieleman, Hinton. "Lecture 6.5: rmsprop." COURSERA, 2012; centered as in
+ *     Graves. "Generating sequences with recurrent neural networks." arXiv:1308.0850, eq. 38-45.
+ * v = square_avg, m = grad_avg (centered), b = momentum_buffer (with momentum):
+ *
+ *     g = s*g + weight_decay*p
+ *     v = alpha*v + (1-alpha)*g*g
+ *     m = alpha*m + (1-alpha)*g                       u = max(v - m*m, 0)    (not centered: u = v)
+ *     d = sqrt(u) + eps
+ *     b = momentum*b + g/d                            p = p - lr*b           (no momentum: p - lr*g/d)
+ *
+ * v - m*m is a variance that rounding can push below zero; its root would be NaN, so it is clamped. The
+ * comparison is written so that a NaN passes: a model gone wrong is seen. Epsilon stands outside or inside
+ * the root by the coefficients inner and outer, one of them zero, as in Adagrad.
+ */
+typedef struct {
+    real scale, decay, alpha, rest, inner, outer, momentum, lr;
+} T(rmsprop_coefficients);
+
+static int T(rmsprop_prepare)(const void *hyper, unsigned options, void *const *state,
+                              void *coefficients)
+{
+    const struct hyper_rmsprop *h = hyper;
+    T(rmsprop_coefficients) *c = coefficients;
+    const int inside = (options & FASTOPT_EPS_INSIDE_SQRT) != 0;
+
+    if (h->momentum != 0.0 && !state[1])
+        return FASTOPT_ERR_BUFFER;
+    c->scale = (real)fastopt_signed_scale(h->grad_scale, options);
+    c->decay = (real)h->weight_decay;
+    c->alpha = (real)h->alpha;
+    c->rest = (real)(1.0 - h->alpha);
+    c->inner = inside ? (real)h->eps : (real)0.0;
+    c->outer = inside ? (real)0.0 : (real)h->eps;
+    c->momentum = (real)h->momentum;
+    c->lr = (real)h->lr;
+    return FASTOPT_OK;
+}
+
+LOOP T(rmsprop_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict v,
+                     real *restrict b, real *restrict m, T(rmsprop_coefficients) c, int with_momentum,
+                     int centered)
+{
+    for (size_t i = 0; i < n; i++) {
+        const real gi = c.scale * g[i] + c.decay * p[i];
+        const real vi = c.alpha * v[i] + c.rest * gi * gi;
+        real u = vi;
+        v[i] = vi;
+        if (centered) {
+            const real mi = c.alpha * m[i] + c.rest * gi;
+            m[i] = mi;
+            u = vi - mi * mi;
+            u = u < 0 ? 0 : u;
+        }
+        const real d = real_sqrt(u + c.inner) + c.outer;
+        if (!with_momentum) {
+            p[i] = p[i] - c.lr * gi / d;
+            continue;
+        }
+        const real bi = c.momentum * b[i] + gi / d;
+        b[i] = bi;
+        p[i] = p[i] - c.lr * bi;
+    }
+}
+
+ENTRY T(rmsprop)(size_t n, void *p, const void *g, void *const *state, const void *coefficients,
+                 unsigned options)
+{
+    const T(rmsprop_coefficients) c = *(const T(rmsprop_coefficients) *)coefficients;
+    real *v = state[0], *b = state[1], *m = state[2];
+
+    (void)options;
+    if (b && m)
+        T(rmsprop_loop)(n, p, g, v, b, m, c, 1, 1);
+    else if (b)
+        T(rmsprop_loop)(n, p, g, v, b, NULL, c, 1, 0);
+    else if (m)
+        T(rmsprop_loop)(n, p, g, v, NULL, m, c, 0, 1);
+    else
+        T(rmsprop_loop)(n, p, g, v, NULL, NULL, c, 0, 0);
+}
