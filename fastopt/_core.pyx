@@ -1,0 +1,318 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""The C core's seat in Python: its table of rules, its instruction sets, and the checks of the boundary.
+
+Everything that keeps bad input away from the loops is in this file, and nothing else is: `kernels` and `engine`
+call it before they hand a pointer to C.
+"""
+
+cimport numpy as cnp
+from libc.stdlib cimport qsort
+
+import numpy as np
+
+cnp.import_array()
+
+cdef extern from "fastopt.h":
+    const fastopt_rule_info *fastopt_rule(int rule)
+    const char *fastopt_hyper_range(const char *name)
+    int fastopt_step(size_t count, const fastopt_group *groups) nogil
+    int fastopt_check(const fastopt_group *group, const fastopt_tensor *tensor) nogil
+    const char *fastopt_isa()
+    int fastopt_use_isa(const char *name)
+    const char *fastopt_available_isa(int index)
+    const char *fastopt_version()
+    const char *fastopt_compiler()
+    const char *fastopt_cflags()
+    const char *fastopt_strerror(int error)
+    unsigned FASTOPT_MAXIMIZE
+    unsigned FASTOPT_NESTEROV
+    unsigned FASTOPT_AT_LOOKAHEAD
+    unsigned FASTOPT_EPS_INSIDE_SQRT
+
+
+# ---- The table of rules. ----
+
+_OPTION_BITS = {
+    "maximize": FASTOPT_MAXIMIZE,
+    "nesterov": FASTOPT_NESTEROV,
+    "at_lookahead": FASTOPT_AT_LOOKAHEAD,
+    "eps_inside_sqrt": FASTOPT_EPS_INSIDE_SQRT,
+}
+
+
+cdef class Rule:
+    """One update rule as the C core's table describes it.
+
+    Attributes
+    ----------
+    name : str
+        The name of its functions in `fastopt.kernels` and `fastopt.reference`.
+    states : tuple of str
+        Its state buffers, in order; the first `required_states` are always needed.
+    hypers : tuple of str
+        Its hyperparameters as C takes them (`beta1`, `beta2` for `betas`), in order.
+    options : dict of str to int
+        Its switches and their bits.
+    """
+
+    cdef fill(self, fastopt_group *group, tuple hyper, unsigned options):
+        """Writes this rule and these hyperparameters, in the table's order, into a group."""
+        cdef Py_ssize_t i
+        group.rule = self.index
+        group.options = options
+        for i in range(len(self.hypers)):
+            group.hyper[i] = number(self.hypers[i], hyper[i])
+
+    cdef fail(self, int error, const fastopt_group *group, const fastopt_tensor *tensor):
+        """Raises what the core's answer means to a user of Python."""
+        cdef double value
+        cdef float narrow
+        if FASTOPT_ERR_HYPER - FASTOPT_MAX_HYPERS < error <= FASTOPT_ERR_HYPER:
+            name = self.hypers[FASTOPT_ERR_HYPER - error]
+            value = tensor.step if name == "step" else group.hyper[FASTOPT_ERR_HYPER - error]
+            found = repr(value)
+            narrow = <float>value
+            if tensor.dtype == FASTOPT_F32 and narrow != value and value == value:
+                found += f" ({<double>narrow!r} as float32)"
+            takes = fastopt_hyper_range(name.encode()).decode()
+            raise ValueError(f"{spoken(name)} must be {takes}, got {found}")
+        if error == FASTOPT_ERR_OPTION and group.options & FASTOPT_NESTEROV:
+            raise ValueError("nesterov needs momentum > 0 and dampening = 0")
+        if error == FASTOPT_ERR_BUFFER:
+            raise ValueError(f"{self.name}: momentum_buffer must be given when momentum is not 0")
+        raise RuntimeError(f"{self.name}: {fastopt_strerror(error).decode()}")
+
+    def __repr__(self):
+        return (f"<rule {self.name}: states {self.states}, hyperparameters {self.hypers}, "
+                f"options {tuple(self.options)}>")
+
+
+cdef _read_table():
+    cdef const fastopt_rule_info *info
+    cdef Rule rule
+    cdef int i = 0
+    table = {}
+    while True:
+        info = fastopt_rule(i)
+        if info == NULL:
+            return table
+        rule = Rule.__new__(Rule)
+        rule.index = i
+        rule.name = info.name.decode()
+        rule.states = tuple(info.states.decode().split(", "))
+        rule.required_states = info.required_states
+        rule.hypers = tuple(info.hypers.decode().split(", "))
+        options = info.options.decode().lower().split(", ")
+        rule.options = {option: _OPTION_BITS[option] for option in options}
+        table[rule.name] = rule
+        i += 1
+
+
+RULES = _read_table()
+
+
+cdef str spoken(str hyper):
+    """The name by which Python's users know a hyperparameter of the C core."""
+    return {"beta1": "betas[0]", "beta2": "betas[1]"}.get(hyper, hyper)
+
+
+cdef double number(str hyper, object value) except? -1.0:
+    try:
+        return value
+    except (TypeError, ValueError):
+        raise TypeError(f"{spoken(hyper)} must be a number, got {value!r}") from None
+
+
+def pair(name, value):
+    """The two numbers of a pair such as `betas`; TypeError for anything else."""
+    try:
+        first, second = value
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a pair of numbers, got {value!r}") from None
+    return first, second
+
+
+# ---- The boundary. ----
+
+cdef cnp.ndarray as_array(str name, object obj, bint writable):
+    """`obj` as an array on the same memory, or the error that says what is wrong with it."""
+    cdef cnp.ndarray a
+    if type(obj) is not cnp.ndarray:
+        obj = wrap(name, obj)
+    a = obj
+    cdef int kind = cnp.PyArray_TYPE(a)
+    if (kind != cnp.NPY_FLOAT and kind != cnp.NPY_DOUBLE) or not cnp.PyArray_ISNOTSWAPPED(a):
+        raise TypeError(f"{name} has dtype {a.dtype.str if a.dtype.byteorder in '<>' else a.dtype}; "
+                        "fastopt takes float32 and float64 in native byte order")
+    if writable and not cnp.PyArray_ISWRITEABLE(a):
+        raise ValueError(f"{name} is read-only, but the step writes to it")
+    if not cnp.PyArray_IS_C_CONTIGUOUS(a):
+        raise ValueError(f"{name} is not C-contiguous (shape {obj.shape}, strides {obj.strides}); "
+                         "give the array that owns the memory, or np.ascontiguousarray() of it")
+    if not cnp.PyArray_ISALIGNED(a):
+        raise ValueError(f"{name} is not aligned to its {a.itemsize}-byte elements; "
+                         "give an aligned array (its .copy() is one)")
+    return a
+
+
+cdef object wrap(str name, object obj):
+    if obj is None:
+        raise TypeError(f"{name} is None; expected a float32 or float64 array")
+    if isinstance(obj, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask the step would ignore; give its .data")
+    if isinstance(obj, np.ndarray):
+        return obj
+    try:
+        return np.asarray(memoryview(obj))
+    except (TypeError, ValueError, BufferError, NotImplementedError):
+        raise TypeError(f"{name} is of type {type(obj).__name__}, which has no buffer of float32 or "
+                        "float64 elements; give a NumPy array, or np.asarray() of an object that "
+                        "shares its memory") from None
+
+
+def checked_array(str name, obj, bint writable=False):
+    """`obj` as an array on the same memory, or the boundary's TypeError or ValueError naming it."""
+    return as_array(name, obj, writable)
+
+
+cdef int same_shape(str name, cnp.ndarray a, str name_of_like, cnp.ndarray like) except -1:
+    """Element type and shape as of `like`, or the error."""
+    if cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(like):
+        raise TypeError(f"{name} has dtype {a.dtype}, but {name_of_like} has {like.dtype}; "
+                        "all buffers of one tensor have one dtype")
+    if not cnp.PyArray_SAMESHAPE(a, like):
+        raise ValueError(f"{name} has shape {(<object>a).shape}, but {name_of_like} has "
+                         f"{(<object>like).shape}; nothing is broadcast")
+    return 0
+
+
+cdef Span span_of(cnp.ndarray a, Py_ssize_t owner) noexcept:
+    cdef Span span
+    span.start = <const char *>cnp.PyArray_DATA(a)
+    span.end = span.start + cnp.PyArray_NBYTES(a)
+    span.owner = owner
+    return span
+
+
+cdef int by_start(const void *a, const void *b) noexcept nogil:
+    cdef const Span *x = <const Span *>a
+    cdef const Span *y = <const Span *>b
+    return (x.start > y.start) - (x.start < y.start)
+
+
+cdef void sort_spans(Span *spans, size_t count) noexcept nogil:
+    qsort(spans, count, sizeof(Span), by_start)
+
+
+cdef Py_ssize_t first_overlap(const Span *spans, size_t count) noexcept nogil:
+    """Where in sorted spans, none of them empty, one begins before its predecessor ends, or -1."""
+    cdef size_t i
+    for i in range(1, count):
+        if spans[i].start < spans[i - 1].end:
+            return i
+    return -1
+
+
+cdef Py_ssize_t find_overlap(Span span, const Span *spans, size_t count) noexcept nogil:
+    """The index of one of these sorted, disjoint, non-empty spans that shares memory with `span`, or -1."""
+    cdef size_t low = 0, high = count, middle
+    if span.start == span.end:
+        return -1
+    while low < high:
+        middle = (low + high) // 2
+        if spans[middle].end <= span.start:
+            low = middle + 1
+        else:
+            high = middle
+    if low < count and spans[low].start < span.end:
+        return low
+    return -1
+
+
+# ---- The core's functions for the other modules: there is one copy of it, here. ----
+
+cdef int step(size_t count, const fastopt_group *groups) noexcept nogil:
+    return fastopt_step(count, groups)
+
+
+cdef int check(const fastopt_group *group, const fastopt_tensor *tensor) noexcept nogil:
+    return fastopt_check(group, tensor)
+
+
+# ---- Instruction sets and build. ----
+
+def available_isas():
+    """The instruction sets that can run on this machine, narrowest first.
+
+    Returns
+    -------
+    tuple of str
+        `("baseline",)`, and on x86-64 also `"avx2"` and `"avx512"` where the processor and the system have them.
+
+    Examples
+    --------
+    >>> fastopt.available_isas()[0]
+    'baseline'
+    """
+    cdef int i = 0
+    names = []
+    while fastopt_available_isa(i) != NULL:
+        names.append(fastopt_available_isa(i).decode())
+        i += 1
+    return tuple(names)
+
+
+def isa():
+    """The instruction set in use: the widest available, unless `FASTOPT_ISA` or `use_isa` chose another.
+
+    It changes how fast a step is, never its result.
+
+    Examples
+    --------
+    >>> fastopt.isa() in fastopt.available_isas()
+    True
+    """
+    return fastopt_isa().decode()
+
+
+def use_isa(name):
+    """Use the named instruction set from the next step on, in all threads.
+
+    Parameters
+    ----------
+    name : str
+        One of `available_isas()`.
+
+    Raises
+    ------
+    ValueError
+        If this machine has no instruction set of that name.
+
+    Examples
+    --------
+    >>> fastopt.use_isa("baseline")
+    >>> fastopt.isa()
+    'baseline'
+    >>> fastopt.use_isa(fastopt.available_isas()[-1])
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a str, got {name!r}")
+    if name not in available_isas():
+        raise ValueError(f"name must be one of {', '.join(available_isas())} on this machine, "
+                         f"got {name!r}")
+    fastopt_use_isa(name.encode())
+
+
+def build_info():
+    """What was compiled: version, compiler and flags of the C core."""
+    return {
+        "version": fastopt_version().decode(),
+        "compiler": fastopt_compiler().decode(),
+        "cflags": fastopt_cflags().decode(),
+    }
+
+
+if fastopt_isa() == NULL:
+    import os
+    raise ValueError(f"the environment variable FASTOPT_ISA is {os.environ.get('FASTOPT_ISA')!r}; it must "
+                     f"be one of {', '.join(available_isas())} on this machine, or unset")

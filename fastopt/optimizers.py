@@ -1,0 +1,1160 @@
+"""The optimizers: hyperparameters and state, nothing else. The arithmetic is in csrc/, the buffers in `engine`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from typing import Any, ClassVar, Generic, TypeVar, overload
+
+import numpy as np
+
+from fastopt._core import RULES, pair
+from fastopt.engine import Engine
+
+__all__ = ["NAG", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Momentum", "Optimizer", "ParamGroup", "RMSprop"]
+
+T = TypeVar("T")
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_SWITCHES = frozenset({"maximize", "nesterov", "amsgrad", "centered", "eps_inside_sqrt", "at_lookahead"})
+
+# What torch.optim keeps in a group besides hyperparameters: how to compute, or another object's notes.
+_TORCH_ONLY = frozenset(
+    {"foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay", "initial_lr", "param_names"}
+)
+
+
+# ---- The shapes in which a model may be given. ----
+
+
+def _is_array(obj: Any) -> bool:
+    if isinstance(obj, np.ndarray):
+        return True
+    try:
+        memoryview(obj)
+    except TypeError:
+        return False
+    return True
+
+
+class _Structure:
+    """How one group's parameters were given: one array, a sequence or a mapping; gradients come the same way."""
+
+    def __init__(self, name: str, params: Any) -> None:
+        self.keys: list[Any] | None = None
+        self.alone = _is_array(params) or isinstance(params, str) or not isinstance(params, Iterable)
+        if self.alone:  # if it is no array, binding it says so
+            self.leaves = [params]
+        elif isinstance(params, Mapping):
+            self.keys, self.leaves = list(params), list(params.values())
+        else:
+            self.leaves = list(params)
+        if not self.leaves:
+            raise ValueError(f"{name} is empty; give at least one array")
+
+    def names(self, name: str) -> list[str]:
+        """What errors call the leaves of something of this structure that is called `name`."""
+        if self.alone:
+            return [name]
+        return [f"{name}[{key!r}]" for key in (range(len(self.leaves)) if self.keys is None else self.keys)]
+
+    def flatten(self, name: str, values: Any) -> list[Any]:
+        """The leaves of `values`, which must have this structure, in this order."""
+        if self.alone:
+            return [values]
+        if self.keys is None:
+            return _sequence(name, values, len(self.leaves), "arrays")
+        if not isinstance(values, Mapping):
+            raise TypeError(f"{name} must be a mapping with the parameters' keys, got {_kind(values)}")
+        _same_keys(name, values, self.keys)
+        return [values[key] for key in self.keys]
+
+
+def _kind(obj: Any) -> str:
+    return "one array" if _is_array(obj) else type(obj).__name__
+
+
+def _sequence(name: str, values: Any, count: int, what: str) -> list[Any]:
+    if type(values) is not list:
+        if _is_array(values) or isinstance(values, (Mapping, str)) or not isinstance(values, Iterable):
+            raise TypeError(f"{name} must be a sequence of {count} {what}, got {_kind(values)}")
+        values = list(values)
+    if len(values) != count:
+        raise ValueError(f"{name} must be a sequence of {count} {what}, got {len(values)}")
+    return values
+
+
+def _same_keys(name: str, found: Iterable[Any], needed: Iterable[Any], optional: Iterable[Any] = ()) -> None:
+    found, needed, optional = set(found), list(needed), set(optional)
+    if missing := [key for key in needed if key not in found and key not in optional]:
+        raise ValueError(f"{name} has no {', '.join(map(repr, missing))}")
+    if unknown := sorted(map(repr, found.difference(needed, optional))):
+        raise ValueError(f"{name} has an unknown {', '.join(unknown)}; expected {', '.join(map(repr, needed))}")
+
+
+# ---- Hyperparameters. ----
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        if isinstance(value, str):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+
+
+def _normal(key: str, value: Any) -> Any:
+    """`value` as the type that is kept and saved: bool, float, or a pair of floats."""
+    if key == "betas":
+        return tuple(_number(f"betas[{i}]", beta) for i, beta in enumerate(pair("betas", value)))
+    if key in _SWITCHES:
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"{key} must be True or False, got {value!r}")
+        return bool(value)
+    return _number(key, value)
+
+
+def _steps(name: str, value: Any) -> int:
+    steps = _number(name, value)
+    if not (0 <= steps < 2**53 and steps.is_integer()):
+        raise ValueError(f"{name} must be a whole number >= 0, got {value!r}")
+    return int(steps)
+
+
+def _like(name: str, value: Any, param: Array) -> Array:
+    """A saved buffer as an array, if it has the parameter's dtype and shape."""
+    array = np.asarray(value)
+    if array.dtype != param.dtype:
+        raise TypeError(f"{name} has dtype {array.dtype}, but the parameter has {param.dtype}")
+    if array.shape != param.shape:
+        raise ValueError(f"{name} has shape {array.shape}, but the parameter has {param.shape}")
+    return array
+
+
+class Hyper(Generic[T]):
+    """A hyperparameter as an attribute: reads the value that all groups share, and sets it in every group."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, optimizer: None, owner: type) -> Hyper[T]: ...
+    @overload
+    def __get__(self, optimizer: Optimizer, owner: type) -> T: ...
+    def __get__(self, optimizer: Optimizer | None, owner: type) -> T | Hyper[T]:
+        if optimizer is None:
+            return self
+        values = [group[self.name] for group in optimizer.param_groups]
+        if any(value != values[0] for value in values):
+            raise AttributeError(
+                f"{self.name} differs between the groups ({', '.join(map(repr, values))}); read it in param_groups"
+            )
+        value: T = values[0]
+        return value
+
+    def __set__(self, optimizer: Optimizer, value: T) -> None:
+        optimizer._set([(group, {self.name: value}) for group in optimizer.param_groups])
+
+
+class ParamGroup(MutableMapping[str, Any]):
+    """The hyperparameters of one group of parameters, by name, checked when they are set.
+
+    `group["params"]` is the tuple of the group's arrays. Keys cannot be added or removed.
+
+    Examples
+    --------
+    >>> opt = fastopt.SGD([{"params": np.ones(3)}, {"params": np.ones(2), "lr": 0.5}], lr=0.1)
+    >>> [group["lr"] for group in opt.param_groups]
+    [0.1, 0.5]
+    >>> opt.param_groups[1]["lr"] = 0.25
+    """
+
+    def __init__(self, optimizer: Optimizer, index: int, first: int, count: int, values: dict[str, Any]) -> None:
+        self._optimizer = optimizer
+        self._index = index
+        self._tensors = range(first, first + count)
+        self._values = values
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "params":
+            arrays = self._optimizer._engine.arrays
+            return tuple(arrays[i] for i in self._tensors)
+        return self._values[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._optimizer._set([(self, {key: value})])
+
+    def __delitem__(self, key: str) -> None:
+        raise TypeError(f"{key!r} cannot be removed from a group")
+
+    def __iter__(self) -> Iterator[str]:
+        yield "params"
+        yield from self._values
+
+    def __len__(self) -> int:
+        return 1 + len(self._values)
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{key}={value!r}" for key, value in self._values.items())
+        return f"<{len(self._tensors)} parameters, {values}>"
+
+
+# ---- What all optimizers share. ----
+
+
+class Optimizer:
+    """What all optimizers share: parameters bound once, `step`, hyperparameters, state, checkpoints.
+
+    A subclass names its rule in the C core's table and lists its hyperparameters as `Hyper` attributes.
+
+    Parameters
+    ----------
+    params : array, sequence of arrays, mapping of arrays, or sequence of groups
+        The arrays to update in place: float32 or float64, any shape, C-contiguous, writable, sharing no
+        memory. A group is a mapping with `"params"` (one array, a sequence or a mapping) and any
+        hyperparameters of its own.
+    hyper
+        The hyperparameters of the groups that do not bring their own.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array or a hyperparameter will not do; the message names it.
+    """
+
+    _rule: ClassVar[str]
+    #: The hyperparameter that, when true, calls for an optional state buffer.
+    _optional: ClassVar[Mapping[str, str]] = {}
+    #: The slot of a state buffer whose first step is unlike the others: it holds nothing before it.
+    _special: ClassVar[int | None] = None
+    #: Hyperparameters that act when the optimizer is made and cannot be changed later.
+    _fixed: ClassVar[tuple[str, ...]] = ()
+    #: Those that a state_dict must share with the optimizer that loads it.
+    _kept: ClassVar[tuple[str, ...]] = ()
+    #: Those that torch.optim's namesake does not have.
+    _torch_lacks: ClassVar[tuple[str, ...]] = ()
+
+    maximize = Hyper[bool]()
+
+    def __init__(self, params: Any, **hyper: Any) -> None:
+        self._bind(params, hyper)
+        self._set([(group, dict(group._values)) for group in self.param_groups], making=True)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and name != "param_groups" and not hasattr(type(self), name):
+            raise AttributeError(
+                f"{name!r} is no hyperparameter of {type(self).__name__}, which has {', '.join(self._hypers())}"
+            )
+        super().__setattr__(name, value)
+
+    def _bind(self, params: Any, defaults: dict[str, Any]) -> None:
+        """Reads the structure of `params` and binds its arrays; the state buffers follow in `_set`."""
+        groups = [params]
+        self._params = params
+        self._grouped = False
+        if not _is_array(params) and not isinstance(params, (Mapping, str)) and isinstance(params, Iterable):
+            self._params = listed = list(params)
+            self._grouped = any(isinstance(item, Mapping) for item in listed)
+            groups = listed if self._grouped else [listed]
+        self._structures: list[_Structure] = []
+        self.param_groups: list[ParamGroup] = []
+        self._grad_names: list[str] = []
+        named: list[list[tuple[str, Any]]] = []
+        for index, given in enumerate(groups):
+            values, name = dict(defaults), "params"
+            if self._grouped:
+                if not isinstance(given, Mapping):
+                    raise TypeError(f"params[{index}] must be a group, like the others, got {_kind(given)}")
+                _same_keys(f"params[{index}]", given, ["params"], self._hypers())
+                values.update((key, value) for key, value in given.items() if key != "params")
+                name, given = f"params[{index}]['params']", given["params"]
+            structure = _Structure(name, given)
+            first = sum(len(group) for group in named)
+            named.append(list(zip(structure.names(name), structure.leaves, strict=True)))
+            self._structures.append(structure)
+            self.param_groups.append(ParamGroup(self, index, first, len(structure.leaves), values))
+            self._grad_names += structure.names("grads" + name.removeprefix("params"))
+        self._engine = Engine(self._rule, named)
+        self._slots: list[list[Array | None]] = [[None] * len(RULES[self._rule].states) for _ in self.params]
+
+    @property
+    def params(self) -> tuple[Array, ...]:
+        """The arrays that a step updates, in order."""
+        return self._engine.arrays
+
+    # ---- Hyperparameters. ----
+
+    @classmethod
+    def _hypers(cls) -> list[str]:
+        classes = [owner for owner in cls.__mro__ if issubclass(owner, Optimizer)]
+        return [name for owner in classes for name, value in vars(owner).items() if isinstance(value, Hyper)]
+
+    def _set(self, changes: list[tuple[ParamGroup, Mapping[str, Any]]], making: bool = False) -> None:
+        """Checks and sets hyperparameters in some groups: all of them, or none and an error."""
+        rule = RULES[self._rule]
+        plans = [(group, self._changed(group, change, making)) for group, change in changes]
+        slots = {i: self._with_buffers(i, values) for group, values in plans for i in group._tensors}
+        self._engine.configure(
+            [
+                (
+                    group._index,
+                    self._packed(values),
+                    sum(bit for option, bit in rule.options.items() if values[option]),
+                    [self._in_use(slots[i], values) for i in group._tensors],
+                )
+                for group, values in plans
+            ]
+        )
+        for group, values in plans:
+            group._values = values
+        for i, made in slots.items():
+            had, self._slots[i] = self._slots[i], made
+            if self._special is not None and made[self._special] is not None and had[self._special] is None:
+                self._engine.set_step(i, 0)
+
+    def _changed(self, group: ParamGroup, change: Mapping[str, Any], making: bool) -> dict[str, Any]:
+        values = dict(group._values)
+        for key, value in change.items():
+            if key not in self._hypers():
+                raise KeyError(
+                    f"{key!r} is no hyperparameter of {type(self).__name__}, which has {', '.join(self._hypers())}"
+                )
+            if key in self._fixed and not making:
+                raise ValueError(f"{key} acts when the optimizer is made; it cannot be changed later")
+            values[key] = _normal(key, value)
+        return values
+
+    def _packed(self, values: Mapping[str, Any]) -> tuple[float, ...]:
+        """The hyperparameters as the C core takes them, in its order."""
+        special = {"step": 1.0, "grad_scale": 1.0}
+        if "betas" in values:
+            special["beta1"], special["beta2"] = values["betas"]
+        return tuple(special[name] if name in special else values[name] for name in RULES[self._rule].hypers)
+
+    # ---- State. ----
+
+    def _uses(self, slot: int, values: Mapping[str, Any]) -> bool:
+        """Whether a tensor under these hyperparameters has the state buffer in this slot."""
+        rule = RULES[self._rule]
+        return slot < rule.required_states or bool(values[self._optional[rule.states[slot]]])
+
+    def _with_buffers(self, i: int, values: Mapping[str, Any]) -> list[Array | None]:
+        """The state buffers of tensor `i`, with those made that these hyperparameters call for."""
+        return [
+            np.full_like(self.params[i], self._initial(values)) if had is None and self._uses(slot, values) else had
+            for slot, had in enumerate(self._slots[i])
+        ]
+
+    def _in_use(self, slots: list[Array | None], values: Mapping[str, Any]) -> list[Array | None]:
+        return [buffer if self._uses(slot, values) else None for slot, buffer in enumerate(slots)]
+
+    def _initial(self, values: Mapping[str, Any]) -> float:
+        """What state buffers start with."""
+        return 0.0
+
+    def _state_of(self, i: int) -> dict[str, Any]:
+        """The state of tensor `i`: its step count and the buffers that hold something."""
+        steps = self._engine.get_step(i)
+        state: dict[str, Any] = {"step": steps}
+        for slot, (name, buffer) in enumerate(zip(RULES[self._rule].states, self._slots[i], strict=True)):
+            if buffer is not None and not (slot == self._special and steps == 0):
+                state[name] = buffer
+        return state
+
+    @property
+    def state(self) -> dict[Any, dict[str, Any]]:
+        """The state of each parameter: `{"step": steps taken, buffer name: array, ...}`.
+
+        Keyed by the mapping's keys if the optimizer was made for one mapping, else by position. The arrays are
+        the live buffers themselves, so reading them is free and writing to them changes the optimizer.
+        """
+        keys = self._structures[0].keys
+        if keys is None or self._grouped:
+            keys = list(range(len(self.params)))
+        return {key: self._state_of(i) for i, key in enumerate(keys)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of the state and the hyperparameters, in torch.optim's layout and names.
+
+        Returns
+        -------
+        dict
+            `{"state": {0: {"step": int, "exp_avg": array, ...}, ...}, "param_groups": [{"lr": ...,
+            "params": [0, ...]}, ...]}`: arrays of the parameters' shapes and dtypes, numbers, bools and tuples.
+
+        Examples
+        --------
+        >>> opt = fastopt.Adam([np.ones(2)])
+        >>> opt.step([np.ones(2)])
+        >>> sorted(opt.state_dict()["state"][0])
+        ['exp_avg', 'exp_avg_sq', 'step']
+        """
+        state = {
+            i: {name: value.copy() if name != "step" else value for name, value in self._state_of(i).items()}
+            for i in range(len(self.params))
+        }
+        groups = []
+        for group, structure in zip(self.param_groups, self._structures, strict=True):
+            saved = {**group._values, "params": list(group._tensors)}
+            if structure.keys is not None:
+                saved["param_names"] = list(structure.keys)
+            groups.append(saved)
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict()`, one of this class or of its namesake in torch.optim.
+
+        Everything is checked before anything is replaced; arrays (or CPU tensors) are copied into the optimizer's own
+        buffers. Parameters without an entry in `state` start anew, as in torch.optim. Of torch's settings, those that
+        say how to compute (`foreach`, `fused`, `capturable`, `differentiable`) are passed over.
+
+        Parameters
+        ----------
+        state_dict : dict
+            As `state_dict()` returns it, for the same number of groups, parameters and shapes.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If something is missing, unknown or does not fit; the message names it.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict must be a mapping, got {type(state_dict).__name__}")
+        _same_keys("state_dict", state_dict, ["state", "param_groups"])
+        ids, changes = self._read_groups(state_dict["param_groups"])
+        loaded = self._read_state(state_dict["state"], ids, [values for _, values in changes])
+        self._set(changes, making=True)
+        for i, (steps, arrays) in enumerate(loaded):
+            values = changes[self._group_of(i)][1]
+            for slot, array in enumerate(arrays):
+                if array is None:
+                    array = self._initial(values)
+                buffer = self._slots[i][slot]
+                if buffer is not None:
+                    buffer[...] = array
+            self._engine.set_step(i, steps)
+
+    def _group_of(self, i: int) -> int:
+        return next(group._index for group in self.param_groups if i in group._tensors)
+
+    def _read_groups(self, groups: Any) -> tuple[list[Any], list[tuple[ParamGroup, dict[str, Any]]]]:
+        """The saved parameters' ids, in order, and the hyperparameters of each group."""
+        if isinstance(groups, (str, Mapping)) or not isinstance(groups, Iterable):
+            raise TypeError(f"state_dict['param_groups'] must be a list of groups, got {type(groups).__name__}")
+        groups = list(groups)
+        if len(groups) != len(self.param_groups):
+            raise ValueError(f"state_dict has {len(groups)} groups, but the optimizer has {len(self.param_groups)}")
+        ids: list[Any] = []
+        changes = []
+        for group, structure, saved in zip(self.param_groups, self._structures, groups, strict=True):
+            name = f"state_dict['param_groups'][{group._index}]"
+            if not isinstance(saved, Mapping):
+                raise TypeError(f"{name} must be a mapping, got {type(saved).__name__}")
+            _same_keys(name, saved, ["params", *self._hypers()], {*_TORCH_ONLY, *self._torch_lacks})
+            members = list(saved["params"])
+            if len(members) != len(group._tensors):
+                raise ValueError(f"{name} has {len(members)} parameters, but the group has {len(group._tensors)}")
+            names = saved.get("param_names")
+            if structure.keys is not None and names is not None and list(names) != structure.keys:
+                raise ValueError(f"{name} was saved for {list(names)}, but the group has {structure.keys}")
+            values = {key: saved.get(key, group._values[key]) for key in self._hypers()}
+            for key in self._kept:
+                if values[key] != group._values[key]:
+                    raise ValueError(f"{name} has {key}={values[key]!r}, but the optimizer was made with the other")
+            ids += members
+            changes.append((group, values))
+        return ids, changes
+
+    def _read_state(
+        self, state: Any, ids: list[Any], values: list[dict[str, Any]]
+    ) -> list[tuple[int, list[Array | None]]]:
+        """For each parameter its step count and its state arrays, checked against the parameters."""
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state_dict['state'] must be a mapping, got {type(state).__name__}")
+        if unknown := [key for key in state if key not in ids]:
+            raise ValueError(f"state_dict['state'] has entries for unknown parameters: {unknown}")
+        rule = RULES[self._rule]
+        loaded: list[tuple[int, list[Array | None]]] = []
+        for i, key in enumerate(ids):
+            name = f"state_dict['state'][{key!r}]"
+            entry = state.get(key, {})
+            if not isinstance(entry, Mapping):
+                raise TypeError(f"{name} must be a mapping, got {type(entry).__name__}")
+            entry = {k: value for k, value in entry.items() if value is not None}
+            arrays: list[Array | None] = [None] * len(rule.states)
+            steps = 0
+            if entry:
+                special = () if self._special is None else ("step", rule.states[self._special])
+                needed = [
+                    state_name
+                    for slot, state_name in enumerate(rule.states)
+                    if self._uses(slot, values[self._group_of(i)])
+                ]
+                _same_keys(name, entry, ["step", *needed], {*rule.states, *special})
+                steps = _steps(f"{name}['step']", entry.get("step", 0))
+                for slot, state_name in enumerate(rule.states):
+                    if state_name in entry:
+                        arrays[slot] = _like(f"{name}[{state_name!r}]", entry[state_name], self.params[i])
+                if self._special is not None:
+                    # The buffer is there once its first step is behind it, whatever the count says.
+                    steps = max(steps, 1) if arrays[self._special] is not None else 0
+            loaded.append((steps, arrays))
+        return loaded
+
+    # ---- The step. ----
+
+    def step(self, grads: Any) -> None:
+        """Update every parameter in place from its gradient.
+
+        Parameters
+        ----------
+        grads : array, sequence of arrays, mapping of arrays, or sequence of groups
+            The gradients in the structure of `params`, each with the dtype and shape of its parameter,
+            C-contiguous; they are only read. A group's entry is `{"params": gradients}`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient will not do; the message names it, and no parameter has been touched.
+        RuntimeError
+            If another thread is in `step` of this optimizer; nothing was written.
+        """
+        groups = _sequence("grads", grads, len(self._structures), "groups") if self._grouped else [grads]
+        flat: list[Any] = []
+        for index, (structure, given) in enumerate(zip(self._structures, groups, strict=True)):
+            name = "grads"
+            if self._grouped:
+                if not isinstance(given, Mapping):
+                    raise TypeError(f"grads[{index}] must be a group {{'params': gradients}}, got {_kind(given)}")
+                _same_keys(f"grads[{index}]", given, ["params"])
+                name, given = f"grads[{index}]['params']", given["params"]
+            flat += structure.flatten(name, given)
+        self._engine.step(flat, self._grad_names)
+
+    # ---- Copies. ----
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"params": self._params, "state_dict": self.state_dict()}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        self._bind(saved["params"], {})
+        groups = saved["state_dict"]["param_groups"]
+        for group, values in zip(self.param_groups, groups, strict=True):
+            group._values = {key: values[key] for key in self._hypers()}
+        self._set([(group, group._values) for group in self.param_groups], making=True)
+        self.load_state_dict(saved["state_dict"])
+
+    def __repr__(self) -> str:
+        sizes = [array.size for array in self.params]
+        dtypes = " and ".join(sorted({str(array.dtype) for array in self.params}))
+        tensors = f"{len(sizes)} parameter{'s' if len(sizes) > 1 else ''}, {sum(sizes)} elements, {dtypes}"
+        lines = [
+            ", ".join(f"{key}={value!r}" for key, value in group._values.items()) for group in self.param_groups
+        ]
+        if len(lines) == 1:
+            return f"{type(self).__name__}({lines[0]})  # {tensors}"
+        groups = "".join(f"\n  group {index}: {line}" for index, line in enumerate(lines))
+        return f"{type(self).__name__}(  # {tensors}{groups}\n)"
+
+
+# ---- The rules. ----
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, plain, with momentum or with Nesterov momentum.
+
+    With `g` the gradient plus `weight_decay*p`, plain: `p -= lr*g`. With momentum::
+
+        b = momentum*b + (1 - dampening)*g        (first step: b = g)
+        p -= lr*b                                 nesterov: p -= lr*(g + momentum*b)
+
+    Parameters
+    ----------
+    params
+        The arrays to update in place: one array, a sequence, a mapping, or a sequence of groups
+        `{"params": ..., "lr": ...}`; float32 or float64, any shape, C-contiguous.
+    lr, weight_decay : float
+        Learning rate and L2 penalty, finite and >= 0.
+    momentum, dampening : float
+        In [0, 1) and in [0, 1].
+    nesterov : bool
+        Look ahead along the new buffer; needs `momentum > 0` and `dampening == 0`.
+    maximize : bool
+        Climb instead of descend.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array or a hyperparameter will not do; the message names it.
+
+    Notes
+    -----
+    Sutskever, Martens, Dahl, Hinton, "On the importance of initialization and momentum in deep learning", ICML 2013.
+    Names, defaults and meaning are torch.optim.SGD's. Textbooks and Keras put the learning rate inside the velocity:
+    `Momentum` and `NAG`.
+
+    Examples
+    --------
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = fastopt.SGD(w, lr=0.1, momentum=0.9)
+    >>> opt.step(np.array([1.0, 1.0]))
+    >>> w
+    array([ 0.9, -2.1])
+    """
+
+    _rule = "sgd"
+    _optional: ClassVar[Mapping[str, str]] = {"momentum_buffer": "momentum"}
+    _special = 0
+
+    lr = Hyper[float]()
+    momentum = Hyper[float]()
+    dampening = Hyper[float]()
+    weight_decay = Hyper[float]()
+    nesterov = Hyper[bool]()
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            momentum=momentum,
+            dampening=dampening,
+            weight_decay=weight_decay,
+            nesterov=nesterov,
+            maximize=maximize,
+        )
+
+
+class Momentum(Optimizer):
+    """Classical momentum, the learning rate inside the velocity: `v = momentum*v + lr*g`, then `p -= v`.
+
+    Parameters
+    ----------
+    params
+        The arrays to update in place: one array, a sequence, a mapping, or a sequence of groups
+        `{"params": ..., "lr": ...}`; float32 or float64, any shape, C-contiguous.
+    lr, weight_decay : float
+        Learning rate and L2 penalty, finite and >= 0.
+    momentum : float
+        In [0, 1).
+    maximize : bool
+        Climb instead of descend.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array or a hyperparameter will not do; the message names it.
+
+    Notes
+    -----
+    Polyak, "Some methods of speeding up the convergence of iteration methods", 1964; Ruder, arXiv:1609.04747, eq. 4;
+    Keras has the same form. torch.optim.SGD keeps the learning rate outside the buffer: one trajectory while `lr` stays
+    the same, another once it changes.
+
+    Examples
+    --------
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = fastopt.Momentum(w, lr=0.1)
+    >>> opt.step(np.array([1.0, 1.0]))
+    >>> w
+    array([ 0.9, -2.1])
+    """
+
+    _rule = "momentum"
+
+    lr = Hyper[float]()
+    momentum = Hyper[float]()
+    weight_decay = Hyper[float]()
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-2,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, maximize=maximize)
+
+
+class NAG(Optimizer):
+    """Nesterov's accelerated gradient: the gradient is taken at the look-ahead point `q = p - momentum*v`.
+
+    ::
+
+        v = momentum*v + lr*g(q);  p -= v
+
+    There are two ways to use it, which follow one trajectory while `momentum` stays the same:
+
+    - the textbook's: take the gradient inside `with opt.lookahead():`, where the arrays are at the look-ahead point,
+      and step after it;
+    - `at_lookahead=True`: the arrays hold the look-ahead point throughout, so that training loops need no block.
+      `q -= momentum*v + lr*g` is the step. Evaluating the model between steps then sees the look-ahead point.
+
+    Parameters
+    ----------
+    params
+        The arrays to update in place: one array, a sequence, a mapping, or a sequence of groups
+        `{"params": ..., "lr": ...}`; float32 or float64, any shape, C-contiguous.
+    lr, weight_decay : float
+        Learning rate and L2 penalty (of the look-ahead point), finite and >= 0.
+    momentum : float
+        In [0, 1).
+    at_lookahead : bool
+        Which of the two ways; fixed when the optimizer is made.
+    maximize : bool
+        Climb instead of descend.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array or a hyperparameter will not do; the message names it.
+
+    Notes
+    -----
+    Nesterov, "A method for solving the convex programming problem with convergence rate O(1/k^2)", 1983; Sutskever et
+    al., ICML 2013, eq. 3-4; Ruder, arXiv:1609.04747, eq. 5. `nesterov=True` in PyTorch (`SGD` here) and Keras is the
+    second way, PyTorch's with the learning rate outside the velocity.
+
+    Examples
+    --------
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = fastopt.NAG(w, lr=0.1)
+    >>> for _ in range(2):
+    ...     with opt.lookahead():
+    ...         grad = 2 * w
+    ...     opt.step(grad)
+    >>> w
+    array([ 0.496, -0.992])
+    """
+
+    _rule = "nag"
+    _fixed = ("at_lookahead",)
+    _kept = ("at_lookahead",)
+
+    lr = Hyper[float]()
+    momentum = Hyper[float]()
+    weight_decay = Hyper[float]()
+    at_lookahead = Hyper[bool]()
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-2,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        at_lookahead: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            at_lookahead=at_lookahead,
+            maximize=maximize,
+        )
+
+    def _bind(self, params: Any, defaults: dict[str, Any]) -> None:
+        super()._bind(params, defaults)
+        self._ahead = False
+
+    @contextlib.contextmanager
+    def lookahead(self) -> Iterator[None]:
+        """Put the arrays at the look-ahead point `p - momentum*v` for the block, and back after it, bit for bit.
+
+        They come back also when the block raises; what it wrote to them is lost. The block costs one copy of the
+        parameters. `step` belongs after the block.
+
+        Raises
+        ------
+        RuntimeError
+            Inside another look-ahead block, and with `at_lookahead=True` (the arrays are there already).
+        """
+        if self._ahead:
+            raise RuntimeError("this is inside a lookahead() block already")
+        if any(group["at_lookahead"] for group in self.param_groups):
+            raise RuntimeError("with at_lookahead=True the arrays are at the look-ahead point already")
+        saved = [array.copy() for array in self.params]
+        self._ahead = True
+        try:
+            for group in self.param_groups:
+                for i in group._tensors:
+                    array, velocity = self.params[i], self._slots[i][0]
+                    np.subtract(array, array.dtype.type(group["momentum"]) * velocity, out=array)
+            yield
+        finally:
+            for array, before in zip(self.params, saved, strict=True):
+                array[...] = before
+            self._ahead = False
+
+    def step(self, grads: Any) -> None:
+        if self._ahead:
+            raise RuntimeError("step() belongs after the lookahead() block, which puts the arrays back where they were")
+        super().step(grads)
+
+    step.__doc__ = Optimizer.step.__doc__
+
+
+class Adagrad(Optimizer):
+    """Adagrad: `sum += g*g`, then `p -= lr/(1 + (t-1)*lr_decay) * g/(sqrt(sum) + eps)` at step t.
+
+    Parameters
+    ----------
+    params
+        The arrays to update in place: one array, a sequence, a mapping, or a sequence of groups
+        `{"params": ..., "lr": ...}`; float32 or float64, any shape, C-contiguous.
+    lr, lr_decay, weight_decay, eps : float
+        Finite and >= 0; `weight_decay` is an L2 penalty.
+    initial_accumulator_value : float
+        What `sum` starts with, finite and >= 0; acts when the optimizer is made.
+    eps_inside_sqrt : bool
+        `sqrt(sum + eps)` instead of `sqrt(sum) + eps`.
+    maximize : bool
+        Climb instead of descend.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array or a hyperparameter will not do; the message names it.
+
+    Notes
+    -----
+    Duchi, Hazan, Singer, "Adaptive subgradient methods for online learning and stochastic optimization", JMLR 12
+    (2011). Defaults are torch.optim.Adagrad's. Keras and optax start `sum` at 0.1 and, like Ruder's overview, have
+    epsilon inside the root.
+
+    Examples
+    --------
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = fastopt.Adagrad(w, lr=0.1)
+    >>> opt.step(np.array([3.0, 5.0]))
+    >>> w.round(6)
+    array([ 0.9, -2.1])
+    """
+
+    _rule = "adagrad"
+    _fixed = ("initial_accumulator_value",)
+    _torch_lacks = ("eps_inside_sqrt",)
+
+    lr = Hyper[float]()
+    lr_decay = Hyper[float]()
+    weight_decay = Hyper[float]()
+    initial_accumulator_value = Hyper[float]()
+    eps = Hyper[float]()
+    eps_inside_sqrt = Hyper[bool]()
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-2,
+        lr_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+        *,
+        eps_inside_sqrt: bool = False,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            lr_decay=lr_decay,
+            weight_decay=weight_decay,
+            initial_accumulator_value=initial_accumulator_value,
+            eps=eps,
+            eps_inside_sqrt=eps_inside_sqrt,
+            maximize=maximize,
+        )
+
+    def _changed(self, group: ParamGroup, change: Mapping[str, Any], making: bool) -> dict[str, Any]:
+        values = super()._changed(group, change, making)
+        initial = values["initial_accumulator_value"]
+        for dtype in {array.dtype for array in group["params"]}:
+            with np.errstate(over="ignore"):
+                if not 0 <= dtype.type(initial) < np.inf:
+                    raise ValueError(f"initial_accumulator_value must be a finite number >= 0, got {initial!r}")
+        return values
+
+    def _initial(self, values: Mapping[str, Any]) -> float:
+        initial: float = values["initial_accumulator_value"]
+        return initial
+
+
+class Adadelta(Optimizer):
+    """Adadelta: steps in units of the parameters, from running averages E of `g*g` and X of `d*d`.
+
+    ::
+
+        E = rho*E + (1-rho)*g*g
+        d = sqrt(X + eps)/sqrt(E + eps) * g
+        X = rho*X + (1-rho)*d*d
+        p -= lr*d
+
+    Parameters
+    ----------
+    params
+        The arrays to update in place: one array, a sequence, a mapping, or a sequence of groups
+        `{"params": ..., "lr": ...}`; float32 or float64, any shape, C-contiguous.
+    lr, eps, weight_decay : float
+        Finite and >= 0; `weight_decay` is an L2 penalty.
+    rho : float
+        In [0, 1).
+    maximize : bool
+        Climb instead of descend.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array or a hyperparameter will not do; the message names it.
+
+    Notes
+    -----
+    Zeiler, "ADADELTA: an adaptive learning rate method", arXiv:1212.5701, algorithm 1, which has no learning rate
+    (`lr=1`). Defaults are torch.optim.Adadelta's; Keras has `lr=0.001`, `rho=0.95`.
+
+    Examples
+    --------
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = fastopt.Adadelta(w)
+    >>> opt.step(np.array([3.0, 5.0]))
+    >>> w.round(6)
+    array([ 0.996838, -2.003162])
+    """
+
+    _rule = "adadelta"
+
+    lr = Hyper[float]()
+    rho = Hyper[float]()
+    eps = Hyper[float]()
+    weight_decay = Hyper[float]()
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1.0,
+        rho: float = 0.9,
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(params, lr=lr, rho=rho, eps=eps, weight_decay=weight_decay, maximize=maximize)
+
+
+class RMSprop(Optimizer):
+    """RMSprop, plain, centered and with momentum.
+
+    ::
+
+        v = alpha*v + (1-alpha)*g*g
+        m = alpha*m + (1-alpha)*g             u = max(v - m*m, 0)      (not centered: u = v)
+        d = sqrt(u) + eps                     (eps_inside_sqrt: d = sqrt(u + eps))
+        b = momentum*b + g/d; p -= lr*b       (without momentum: p -= lr*g/d)
+
+    Parameters
+    ----------
+    params
+        The arrays to update in place: one array, a sequence, a mapping, or a sequence of groups
+        `{"params": ..., "lr": ...}`; float32 or float64, any shape, C-contiguous.
+    lr, eps, weight_decay : float
+        Finite and >= 0; `weight_decay` is an L2 penalty.
+    alpha, momentum : float
+        In [0, 1).
+    centered : bool
+        Divide by an estimate of the standard deviation instead of the root mean square.
+    eps_inside_sqrt : bool
+        Add `eps` under the root.
+    maximize : bool
+        Climb instead of descend.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array or a hyperparameter will not do; the message names it.
+
+    Notes
+    -----
+    Tieleman and Hinton, "Lecture 6.5: rmsprop", COURSERA 2012; centered: Graves, arXiv:1308.0850. Defaults are
+    torch.optim.RMSprop's; the lecture and Keras have `alpha=0.9`, Keras and Ruder's overview epsilon inside the root.
+    PyTorch takes the root of a centered variance that rounding can make negative (NaN); here it is clamped at 0.
+
+    Examples
+    --------
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = fastopt.RMSprop(w)
+    >>> opt.step(np.array([3.0, 5.0]))
+    >>> w.round(6)
+    array([ 0.9, -2.1])
+    """
+
+    _rule = "rmsprop"
+    _optional: ClassVar[Mapping[str, str]] = {"momentum_buffer": "momentum", "grad_avg": "centered"}
+    _torch_lacks = ("eps_inside_sqrt",)
+
+    lr = Hyper[float]()
+    alpha = Hyper[float]()
+    eps = Hyper[float]()
+    weight_decay = Hyper[float]()
+    momentum = Hyper[float]()
+    centered = Hyper[bool]()
+    eps_inside_sqrt = Hyper[bool]()
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+        *,
+        eps_inside_sqrt: bool = False,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            alpha=alpha,
+            eps=eps,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            centered=centered,
+            eps_inside_sqrt=eps_inside_sqrt,
+            maximize=maximize,
+        )
+
+
+class Adam(Optimizer):
+    """Adam, and AMSGrad.
+
+    At step t::
+
+        m = betas[0]*m + (1-betas[0])*g
+        v = betas[1]*v + (1-betas[1])*g*g
+        p -= lr/(1-betas[0]**t) * m/(sqrt(v)/sqrt(1-betas[1]**t) + eps)
+
+    Parameters
+    ----------
+    params
+        The arrays to update in place: one array, a sequence, a mapping, or a sequence of groups
+        `{"params": ..., "lr": ...}`; float32 or float64, any shape, C-contiguous.
+    lr, eps, weight_decay : float
+        Finite and >= 0; `weight_decay` is an L2 penalty, part of g (for decoupled decay: `AdamW`).
+    betas : pair of float
+        Decay rates of the two running averages, each in [0, 1).
+    amsgrad : bool
+        The running maximum of v stands for v in the update.
+    maximize : bool
+        Climb instead of descend.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array or a hyperparameter will not do; the message names it.
+
+    Notes
+    -----
+    Kingma, Ba, "Adam: a method for stochastic optimization", arXiv:1412.6980, algorithm 1; Reddi, Kale, Kumar, "On the
+    convergence of Adam and beyond", ICLR 2018. Names, defaults and meaning are torch.optim.Adam's. Keras adds epsilon
+    before the bias correction (the paper's "epsilon hat" form): its `eps` is ours times `sqrt(1-betas[1]**t)`.
+    optax's AMSGrad takes the maximum of the corrected v; here, as in PyTorch, of the uncorrected one.
+
+    Examples
+    --------
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = fastopt.Adam(w, lr=0.1)
+    >>> opt.step(np.array([3.0, 5.0]))
+    >>> w.round(6)
+    array([ 0.9, -2.1])
+    """
+
+    _rule = "adam"
+    _optional: ClassVar[Mapping[str, str]] = {"max_exp_avg_sq": "amsgrad"}
+
+    lr = Hyper[float]()
+    betas = Hyper[tuple[float, float]]()
+    eps = Hyper[float]()
+    weight_decay = Hyper[float]()
+    amsgrad = Hyper[bool]()
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(
+            params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize
+        )
+
+
+class AdamW(Adam):
+    """AdamW: `p *= 1 - lr*weight_decay`, then Adam's step without weight decay in the gradient.
+
+    Parameters
+    ----------
+    params
+        The arrays to update in place: one array, a sequence, a mapping, or a sequence of groups
+        `{"params": ..., "lr": ...}`; float32 or float64, any shape, C-contiguous.
+    lr, eps, weight_decay : float
+        Finite and >= 0; `weight_decay` is decoupled from the gradient.
+    betas : pair of float
+        Decay rates of the two running averages, each in [0, 1).
+    amsgrad : bool
+        The running maximum of v stands for v in the update.
+    maximize : bool
+        Climb instead of descend.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array or a hyperparameter will not do; the message names it.
+
+    Notes
+    -----
+    Loshchilov, Hutter, "Decoupled weight decay regularization", arXiv:1711.05101, algorithm 2, with the decay scaled
+    by `lr` as in PyTorch and optax; the paper scales it by the schedule alone. Where others differ on Adam itself: see
+    `Adam`.
+
+    Examples
+    --------
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = fastopt.AdamW(w, lr=0.1, weight_decay=0.5)
+    >>> opt.step(np.array([3.0, 5.0]))
+    >>> w.round(6)
+    array([ 0.85, -2.  ])
+    """
+
+    _rule = "adamw"
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)

@@ -1,0 +1,49 @@
+"""The compiled modules. Everything else about the package stands in pyproject.toml."""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+header = Path("csrc/fastopt.h").read_text(encoding="utf-8")
+version = re.search(r'#define FASTOPT_VERSION "(.+)"', header).group(1)
+
+# What the same bits need (no contraction) and what vectorizing needs. The sources set them again for those
+# who vendor csrc/; stated here they also hold for compilers that ignore the sources' pragmas.
+cflags = "-std=c11 -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -fvisibility=hidden".split()
+if sys.platform == "win32":
+    raise SystemExit("fastopt builds with gcc or clang on Linux and macOS; Windows is not supported yet")
+
+
+def extension(name, sources=(), **kwargs):
+    return Extension(
+        f"fastopt.{name}",
+        [f"fastopt/{name}.pyx", *sources],
+        include_dirs=["csrc", numpy.get_include()],
+        define_macros=[
+            ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+            ("FASTOPT_CFLAGS", f'"{" ".join(cflags)}"'),
+        ],
+        extra_compile_args=cflags,
+        **kwargs,
+    )
+
+
+setup(
+    version=version,
+    ext_modules=cythonize(
+        [
+            extension(
+                "_core",
+                sorted(str(path) for path in Path("csrc").glob("*.c")),
+                depends=[str(path) for path in Path("csrc").rglob("*.[hd]*")],
+            ),
+            extension("kernels"),
+            extension("engine"),
+        ],
+        build_dir="build/cython",
+    ),
+)
