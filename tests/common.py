@@ -1,0 +1,103 @@
+"""What the tests share: the variants of every rule, drawn from the package's table, and how bits are compared."""
+
+import itertools
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fastopt import available_isas, kernels, reference
+from fastopt._core import RULES
+
+DTYPES = [np.float32, np.float64]
+ISAS = available_isas()
+
+# For each hyperparameter of the table a draw that the rules accept, and that no two steps share.
+DRAWS = {
+    "lr": lambda rng: rng.uniform(1e-3, 0.2),
+    "momentum": lambda rng: rng.uniform(0.1, 0.95),
+    "dampening": lambda rng: rng.uniform(0.0, 0.9),
+    "lr_decay": lambda rng: rng.uniform(0.0, 0.1),
+    "rho": lambda rng: rng.uniform(0.5, 0.99),
+    "alpha": lambda rng: rng.uniform(0.5, 0.99),
+    "beta1": lambda rng: rng.uniform(0.5, 0.99),
+    "beta2": lambda rng: rng.uniform(0.5, 0.999),
+    "eps": lambda rng: 10 ** rng.uniform(-8, -3),
+    "weight_decay": lambda rng: rng.choice([0.0, rng.uniform(0.0, 0.1)]),
+    "grad_scale": lambda rng: rng.choice([1.0, rng.uniform(-2.0, 2.0)]),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One rule with some of its optional state buffers and switches."""
+
+    rule: str
+    states: tuple[str, ...]
+    options: dict[str, bool] = field(hash=False)
+
+    def __str__(self):
+        optional = self.states[RULES[self.rule].required_states :]
+        return "-".join([self.rule, *optional, *(name for name, on in self.options.items() if on)])
+
+    def arguments(self, hypers, step):
+        """Keyword arguments of the kernel from hyperparameters by the table's names."""
+        hypers = {name: hypers[name] for name in RULES[self.rule].hypers if name != "step"}
+        if "beta1" in hypers:
+            hypers["betas"] = (hypers.pop("beta1"), hypers.pop("beta2"))
+        if "momentum" in hypers and "momentum_buffer" not in self.states:
+            hypers["momentum"] = 0.0
+        if self.options.get("nesterov"):
+            hypers["dampening"] = 0.0
+        if "step" in RULES[self.rule].hypers:
+            hypers["step"] = step
+        return {**hypers, **self.options}
+
+    def draw(self, rng, step):
+        return self.arguments({name: DRAWS[name](rng) for name in RULES[self.rule].hypers if name != "step"}, step)
+
+    def call(self, module, p, g, states, arguments):
+        getattr(module, self.rule)(p, g, **dict(zip(self.states, states, strict=True)), **arguments)
+
+    def kernel(self, *arguments):
+        self.call(kernels, *arguments)
+
+    def reference(self, *arguments):
+        self.call(reference, *arguments)
+
+
+def variants_of(rule):
+    table = RULES[rule]
+    optional = table.states[table.required_states :]
+    for keep in itertools.product([False, True], repeat=len(optional)):
+        states = (*table.states[: table.required_states], *itertools.compress(optional, keep))
+        for switches in itertools.product([False, True], repeat=len(table.options)):
+            options = dict(zip(table.options, switches, strict=True))
+            if options.get("nesterov") and "momentum_buffer" not in states:
+                continue
+            yield Variant(rule, states, options)
+
+
+VARIANTS = [variant for rule in RULES for variant in variants_of(rule)]
+
+
+def random_tensor(rng, count, dtype):
+    """A parameter and its gradient with magnitudes from 1e-3 to 1e3, none of them zero."""
+    values = rng.choice([-1.0, 1.0], size=count) * 10 ** rng.uniform(-3, 3, size=count)
+    return values.astype(dtype)
+
+
+def assert_same_bits(found, expected, what=""):
+    """Equal bits everywhere, except that a NaN equals any NaN."""
+    assert found.dtype == expected.dtype
+    assert found.shape == expected.shape
+    if found.tobytes() == expected.tobytes():
+        return
+    bits = np.dtype(f"u{found.dtype.itemsize}")
+    same = (found.view(bits) == expected.view(bits)) | (np.isnan(found) & np.isnan(expected))
+    if not same.all():
+        where = np.flatnonzero(~same.reshape(-1))
+        i = where[0]
+        raise AssertionError(
+            f"{what}: {len(where)} of {found.size} elements differ, first at {i}: "
+            f"{found.reshape(-1)[i]!r} instead of {expected.reshape(-1)[i]!r}"
+        )
