@@ -161,7 +161,7 @@ cdef object wrap(str name, object obj):
     if isinstance(obj, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask the step would ignore; give its .data")
     if isinstance(obj, np.ndarray):
-        return obj
+        return np.asarray(obj)  # a subclass may have its own idea of reshape; the memory is the same
     try:
         return np.asarray(memoryview(obj))
     except (TypeError, ValueError, BufferError, NotImplementedError):
