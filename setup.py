@@ -13,7 +13,7 @@ version = re.search(r'#define FASTOPT_VERSION "(.+)"', header).group(1)
 
 # What the same bits need (no contraction) and what vectorizing needs. The sources set them again for those
 # who vendor csrc/; stated here they also hold for compilers that ignore the sources' pragmas.
-cflags = "-std=c11 -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -fvisibility=hidden".split()
+cflags = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
 if sys.platform == "win32":
     raise SystemExit("fastopt builds with gcc or clang on Linux and macOS; Windows is not supported yet")
 

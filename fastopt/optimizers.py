@@ -74,6 +74,10 @@ def _kind(obj: Any) -> str:
     return "one array" if _is_array(obj) else type(obj).__name__
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def _sequence(name: str, values: Any, count: int, what: str) -> list[Any]:
     if type(values) is not list:
         if _is_array(values) or isinstance(values, (Mapping, str)) or not isinstance(values, Iterable):
@@ -197,7 +201,7 @@ class ParamGroup(MutableMapping[str, Any]):
 
     def __repr__(self) -> str:
         values = ", ".join(f"{key}={value!r}" for key, value in self._values.items())
-        return f"<{len(self._tensors)} parameters, {values}>"
+        return f"<{_count(len(self._tensors), 'parameter')}, {values}>"
 
 
 # ---- What all optimizers share. ----
@@ -452,9 +456,9 @@ class Optimizer:
             if not isinstance(saved, Mapping):
                 raise TypeError(f"{name} must be a mapping, got {type(saved).__name__}")
             _same_keys(name, saved, ["params", *self._hypers()], {*_TORCH_ONLY, *self._torch_lacks})
-            members = list(saved["params"])
-            if len(members) != len(group._tensors):
-                raise ValueError(f"{name} has {len(members)} parameters, but the group has {len(group._tensors)}")
+            members = _sequence(f"{name}['params']", saved["params"], len(group._tensors), "parameters")
+            if len(set(members)) < len(members) or not set(members).isdisjoint(ids):
+                raise ValueError(f"{name}['params'] names a parameter twice: {[*ids, *members]}")
             names = saved.get("param_names")
             if structure.keys is not None and names is not None and list(names) != structure.keys:
                 raise ValueError(f"{name} was saved for {list(names)}, but the group has {structure.keys}")
@@ -485,20 +489,19 @@ class Optimizer:
             arrays: list[Array | None] = [None] * len(rule.states)
             steps = 0
             if entry:
-                special = () if self._special is None else ("step", rule.states[self._special])
-                needed = [
-                    state_name
-                    for slot, state_name in enumerate(rule.states)
-                    if self._uses(slot, values[self._group_of(i)])
-                ]
-                _same_keys(name, entry, ["step", *needed], {*rule.states, *special})
+                used = [self._uses(slot, values[self._group_of(i)]) for slot in range(len(rule.states))]
+                needed, optional = ["step"], ["step"] if self._special is not None else []
+                for slot, state_name in enumerate(rule.states):
+                    (needed if used[slot] and slot != self._special else optional).append(state_name)
+                _same_keys(name, entry, needed, optional)
                 steps = _steps(f"{name}['step']", entry.get("step", 0))
                 for slot, state_name in enumerate(rule.states):
                     if state_name in entry:
                         arrays[slot] = _like(f"{name}[{state_name!r}]", entry[state_name], self.params[i])
-                if self._special is not None:
-                    # The buffer is there once its first step is behind it, whatever the count says.
-                    steps = max(steps, 1) if arrays[self._special] is not None else 0
+                if self._special is not None and arrays[self._special] is not None:
+                    steps = max(steps, 1)  # a buffer that holds something has its first step behind it
+                elif self._special is not None and used[self._special]:
+                    steps = 0
             loaded.append((steps, arrays))
         return loaded
 
@@ -548,10 +551,8 @@ class Optimizer:
     def __repr__(self) -> str:
         sizes = [array.size for array in self.params]
         dtypes = " and ".join(sorted({str(array.dtype) for array in self.params}))
-        tensors = f"{len(sizes)} parameter{'s' if len(sizes) > 1 else ''}, {sum(sizes)} elements, {dtypes}"
-        lines = [
-            ", ".join(f"{key}={value!r}" for key, value in group._values.items()) for group in self.param_groups
-        ]
+        tensors = f"{_count(len(sizes), 'parameter')}, {_count(sum(sizes), 'element')}, {dtypes}"
+        lines = [", ".join(f"{key}={value!r}" for key, value in group._values.items()) for group in self.param_groups]
         if len(lines) == 1:
             return f"{type(self).__name__}({lines[0]})  # {tensors}"
         groups = "".join(f"\n  group {index}: {line}" for index, line in enumerate(lines))
@@ -806,6 +807,11 @@ class NAG(Optimizer):
         super().step(grads)
 
     step.__doc__ = Optimizer.step.__doc__
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._ahead:
+            raise RuntimeError("inside a lookahead() block the arrays are not the parameters; copy or pickle after it")
+        return super().__getstate__()
 
 
 class Adagrad(Optimizer):

@@ -11,7 +11,7 @@ arrays, and the element-wise update, only + - * / and sqrt in that dtype.
 
 import numpy as np
 
-__all__ = ["sgd", "momentum", "nag", "adagrad", "adadelta", "rmsprop", "adam", "adamw"]
+__all__ = ["adadelta", "adagrad", "adam", "adamw", "momentum", "nag", "rmsprop", "sgd"]
 
 _quiet = np.errstate(all="ignore")
 
@@ -32,8 +32,20 @@ def _power(base, n):
 
 
 @_quiet
-def sgd(p, g, *, momentum_buffer=None, step=1, lr=1e-3, momentum=0.0, dampening=0.0,
-        weight_decay=0.0, nesterov=False, grad_scale=1.0, maximize=False):
+def sgd(
+    p,
+    g,
+    *,
+    momentum_buffer=None,
+    step=1,
+    lr=1e-3,
+    momentum=0.0,
+    dampening=0.0,
+    weight_decay=0.0,
+    nesterov=False,
+    grad_scale=1.0,
+    maximize=False,
+):
     """Stochastic gradient descent in NumPy; see `fastopt.kernels.sgd`."""
     real, first = p.dtype.type, step == 1
     scale, decay = real(_signed_scale(grad_scale, maximize)), real(weight_decay)
@@ -51,8 +63,7 @@ def sgd(p, g, *, momentum_buffer=None, step=1, lr=1e-3, momentum=0.0, dampening=
 
 
 @_quiet
-def momentum(p, g, momentum_buffer, *, lr=1e-2, momentum=0.9, weight_decay=0.0, grad_scale=1.0,
-             maximize=False):
+def momentum(p, g, momentum_buffer, *, lr=1e-2, momentum=0.9, weight_decay=0.0, grad_scale=1.0, maximize=False):
     """Classical momentum in NumPy; see `fastopt.kernels.momentum`."""
     real = p.dtype.type
     scale, decay = real(_signed_scale(grad_scale, maximize)), real(weight_decay)
@@ -65,8 +76,18 @@ def momentum(p, g, momentum_buffer, *, lr=1e-2, momentum=0.9, weight_decay=0.0, 
 
 
 @_quiet
-def nag(p, g, momentum_buffer, *, lr=1e-2, momentum=0.9, weight_decay=0.0, at_lookahead=False,
-        grad_scale=1.0, maximize=False):
+def nag(
+    p,
+    g,
+    momentum_buffer,
+    *,
+    lr=1e-2,
+    momentum=0.9,
+    weight_decay=0.0,
+    at_lookahead=False,
+    grad_scale=1.0,
+    maximize=False,
+):
     """Nesterov's accelerated gradient in NumPy; see `fastopt.kernels.nag`."""
     real = p.dtype.type
     scale, decay = real(_signed_scale(grad_scale, maximize)), real(weight_decay)
@@ -80,8 +101,20 @@ def nag(p, g, momentum_buffer, *, lr=1e-2, momentum=0.9, weight_decay=0.0, at_lo
 
 
 @_quiet
-def adagrad(p, g, sum, *, step, lr=1e-2, lr_decay=0.0, eps=1e-10, weight_decay=0.0,
-            eps_inside_sqrt=False, grad_scale=1.0, maximize=False):
+def adagrad(
+    p,
+    g,
+    sum,
+    *,
+    step,
+    lr=1e-2,
+    lr_decay=0.0,
+    eps=1e-10,
+    weight_decay=0.0,
+    eps_inside_sqrt=False,
+    grad_scale=1.0,
+    maximize=False,
+):
     """Adagrad in NumPy; see `fastopt.kernels.adagrad`."""
     real = p.dtype.type
     scale, decay = real(_signed_scale(grad_scale, maximize)), real(weight_decay)
@@ -94,8 +127,9 @@ def adagrad(p, g, sum, *, step, lr=1e-2, lr_decay=0.0, eps=1e-10, weight_decay=0
 
 
 @_quiet
-def adadelta(p, g, square_avg, acc_delta, *, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0,
-             grad_scale=1.0, maximize=False):
+def adadelta(
+    p, g, square_avg, acc_delta, *, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, grad_scale=1.0, maximize=False
+):
     """Adadelta in NumPy; see `fastopt.kernels.adadelta`."""
     real = p.dtype.type
     scale, decay = real(_signed_scale(grad_scale, maximize)), real(weight_decay)
@@ -110,8 +144,22 @@ def adadelta(p, g, square_avg, acc_delta, *, lr=1.0, rho=0.9, eps=1e-6, weight_d
 
 
 @_quiet
-def rmsprop(p, g, square_avg, *, momentum_buffer=None, grad_avg=None, lr=1e-2, alpha=0.99, eps=1e-8,
-            momentum=0.0, weight_decay=0.0, eps_inside_sqrt=False, grad_scale=1.0, maximize=False):
+def rmsprop(
+    p,
+    g,
+    square_avg,
+    *,
+    momentum_buffer=None,
+    grad_avg=None,
+    lr=1e-2,
+    alpha=0.99,
+    eps=1e-8,
+    momentum=0.0,
+    weight_decay=0.0,
+    eps_inside_sqrt=False,
+    grad_scale=1.0,
+    maximize=False,
+):
     """RMSprop in NumPy; see `fastopt.kernels.rmsprop`."""
     real = p.dtype.type
     scale, decay = real(_signed_scale(grad_scale, maximize)), real(weight_decay)
@@ -136,19 +184,69 @@ def rmsprop(p, g, square_avg, *, momentum_buffer=None, grad_avg=None, lr=1e-2, a
 
 
 @_quiet
-def adam(p, g, exp_avg, exp_avg_sq, *, max_exp_avg_sq=None, step, lr=1e-3, betas=(0.9, 0.999),
-         eps=1e-8, weight_decay=0.0, grad_scale=1.0, maximize=False):
+def adam(
+    p,
+    g,
+    exp_avg,
+    exp_avg_sq,
+    *,
+    max_exp_avg_sq=None,
+    step,
+    lr=1e-3,
+    betas=(0.9, 0.999),
+    eps=1e-8,
+    weight_decay=0.0,
+    grad_scale=1.0,
+    maximize=False,
+):
     """Adam in NumPy; see `fastopt.kernels.adam`."""
-    _adam(p, g, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, weight_decay, 1.0,
-          _signed_scale(grad_scale, maximize))
+    _adam(
+        p,
+        g,
+        exp_avg,
+        exp_avg_sq,
+        max_exp_avg_sq,
+        step,
+        lr,
+        betas,
+        eps,
+        weight_decay,
+        1.0,
+        _signed_scale(grad_scale, maximize),
+    )
 
 
 @_quiet
-def adamw(p, g, exp_avg, exp_avg_sq, *, max_exp_avg_sq=None, step, lr=1e-3, betas=(0.9, 0.999),
-          eps=1e-8, weight_decay=1e-2, grad_scale=1.0, maximize=False):
+def adamw(
+    p,
+    g,
+    exp_avg,
+    exp_avg_sq,
+    *,
+    max_exp_avg_sq=None,
+    step,
+    lr=1e-3,
+    betas=(0.9, 0.999),
+    eps=1e-8,
+    weight_decay=1e-2,
+    grad_scale=1.0,
+    maximize=False,
+):
     """AdamW in NumPy; see `fastopt.kernels.adamw`."""
-    _adam(p, g, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, betas, eps, 0.0,
-          1.0 - lr * weight_decay, _signed_scale(grad_scale, maximize))
+    _adam(
+        p,
+        g,
+        exp_avg,
+        exp_avg_sq,
+        max_exp_avg_sq,
+        step,
+        lr,
+        betas,
+        eps,
+        0.0,
+        1.0 - lr * weight_decay,
+        _signed_scale(grad_scale, maximize),
+    )
 
 
 def _adam(p, g, m, v, w, step, lr, betas, eps, weight_decay, keep, scale):

@@ -12,9 +12,9 @@ import warnings
 import numpy as np
 import pytest
 from common import DTYPES, VARIANTS, assert_same_bits
+from fastopt._core import RULES
 
 import fastopt
-from fastopt._core import RULES
 
 N = 6
 OPTIMIZERS = [cls for cls in vars(fastopt).values() if isinstance(cls, type) and hasattr(cls, "_rule")]

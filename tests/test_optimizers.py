@@ -1,0 +1,490 @@
+"""The optimizer classes: they step as the reference does, keep their state, and can be saved, copied and changed."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from common import DTYPES, assert_same_bits, random_tensor
+from fastopt._core import RULES
+
+import fastopt
+from fastopt import reference
+
+# Each class with settings that switch on every optional buffer and switch in some combination.
+CASES = [
+    (fastopt.SGD, {}),
+    (fastopt.SGD, {"momentum": 0.8, "dampening": 0.3, "weight_decay": 0.01}),
+    (fastopt.SGD, {"momentum": 0.8, "nesterov": True, "maximize": True}),
+    (fastopt.Momentum, {"momentum": 0.8, "weight_decay": 0.01}),
+    (fastopt.NAG, {"momentum": 0.8}),
+    (fastopt.NAG, {"momentum": 0.8, "at_lookahead": True}),
+    (fastopt.Adagrad, {"lr_decay": 0.1, "initial_accumulator_value": 0.5, "eps_inside_sqrt": True}),
+    (fastopt.Adadelta, {"rho": 0.8}),
+    (fastopt.RMSprop, {}),
+    (fastopt.RMSprop, {"momentum": 0.5, "centered": True, "eps_inside_sqrt": True}),
+    (fastopt.Adam, {"betas": (0.8, 0.99)}),
+    (fastopt.Adam, {"amsgrad": True, "weight_decay": 0.01}),
+    (fastopt.AdamW, {"amsgrad": True, "maximize": True}),
+]
+SHAPES = [(3, 4), (), (0, 2), (17,)]
+
+
+def name_of(case):
+    return "-".join([case[0].__name__, *(key for key, value in case[1].items() if value)])
+
+
+every_case = pytest.mark.parametrize("case", CASES, ids=name_of)
+
+
+def tensors(rng, dtypes=DTYPES):
+    return [
+        random_tensor(rng, int(np.prod(shape)), dtypes[i % len(dtypes)]).reshape(shape)
+        for i, shape in enumerate(SHAPES)
+    ]
+
+
+class Model:
+    """The reference as a model of an optimizer: one dict of hyperparameters, tensors with states of their own."""
+
+    def __init__(self, cls, params, hypers):
+        self.rule = RULES[cls._rule]
+        self.params = [p.copy() for p in params]
+        self.hypers = {key: value for key, value in hypers.items() if key not in ("initial_accumulator_value",)}
+        wanted = {"momentum_buffer": "momentum", "grad_avg": "centered", "max_exp_avg_sq": "amsgrad"}
+        names = [
+            name
+            for slot, name in enumerate(self.rule.states)
+            if slot < self.rule.required_states or hypers.get(wanted[name])
+        ]
+        start = hypers.get("initial_accumulator_value", 0.0)
+        self.states = [{name: np.full_like(p, start) for name in names} for p in self.params]
+        self.steps = 0
+
+    def step(self, grads, **changes):
+        self.steps += 1
+        arguments = {key: value for key, value in self.hypers.items() if key not in ("centered", "amsgrad")}
+        arguments |= changes
+        if "step" in self.rule.hypers:
+            arguments["step"] = self.steps
+        for p, g, state in zip(self.params, grads, self.states, strict=True):
+            getattr(reference, self.rule.name)(p, g, **state, **arguments)
+
+    def assert_same(self, opt):
+        for i, (found, expected, state) in enumerate(zip(opt.params, self.params, self.states, strict=True)):
+            assert_same_bits(found, expected, f"parameter {i}")
+            live = list(opt.state.values())[i]
+            assert live["step"] == self.steps
+            for name, buffer in state.items():
+                assert_same_bits(live[name], buffer, f"{name} of parameter {i}")
+
+
+@every_case
+def test_steps_like_the_reference(case):
+    cls, hypers = case
+    rng = np.random.default_rng(5)
+    params = tensors(rng)
+    opt, model = cls(params, **hypers), Model(cls, params, hypers)
+    for step in range(5):
+        grads = tensors(rng)
+        opt.lr = lr = 0.1 / (1 + step)
+        assert opt.step(grads) is None
+        model.step(grads, lr=lr)
+        model.assert_same(opt)
+    assert all(p is q for p, q in zip(params, opt.params, strict=True))
+
+
+@every_case
+def test_structures(case):
+    """One array, a sequence, a mapping and groups are stepped alike, whatever their order."""
+    cls, hypers = case
+    rng = np.random.default_rng(6)
+    start, grads = tensors(rng), [tensors(rng) for _ in range(3)]
+    expected = Model(cls, start, hypers)
+    for g in grads:
+        expected.step(g)
+
+    def run(params, structure):
+        opt = cls(structure(params), **hypers)
+        for g in grads:
+            opt.step(structure(g))
+        for found, wanted in zip(params, expected.params, strict=True):
+            assert_same_bits(found, wanted)
+
+    def copies():
+        return [p.copy() for p in start]
+
+    run(copies(), list)
+    run(copies(), tuple)
+    run(copies(), lambda arrays: (array for array in arrays))
+    run(copies(), lambda arrays: dict(zip("abcd", arrays, strict=True)))
+    run(copies(), lambda arrays: [{"params": arrays[:1]}, {"params": arrays[1:]}])
+    run(
+        copies(),
+        lambda arrays: [{"params": arrays[0]}, {"params": {"x": arrays[1], 2: arrays[2]}}, {"params": arrays[3:]}],
+    )
+    for i in range(len(start)):
+        one = start[i].copy()
+        opt = cls(one, **hypers)
+        for g in grads:
+            opt.step(g[i])
+        assert_same_bits(one, expected.params[i])
+
+    params = dict(zip("abcd", copies(), strict=True))
+    opt = cls(params, **hypers)
+    for g in grads:
+        opt.step(dict(reversed(list(zip("abcd", g, strict=True)))))
+    assert list(opt.state) == list("abcd")
+    for found, wanted in zip(params.values(), expected.params, strict=True):
+        assert_same_bits(found, wanted)
+
+
+def test_groups_have_their_own_hyperparameters():
+    a, b = np.ones(3), np.ones(3)
+    opt = fastopt.Adam([{"params": a}, {"params": [b], "lr": 0.5, "betas": (0.5, 0.6), "amsgrad": True}], lr=0.1)
+    assert [group["lr"] for group in opt.param_groups] == [0.1, 0.5]
+    assert opt.param_groups[1]["betas"] == (0.5, 0.6)
+    assert opt.param_groups[1]["params"] == (b,)
+    assert "max_exp_avg_sq" in opt.state[1]
+    assert "max_exp_avg_sq" not in opt.state[0]
+    with pytest.raises(AttributeError, match=r"lr differs .*0\.1, 0\.5"):
+        _ = opt.lr
+    opt.step([{"params": np.full(3, 2.0)}, {"params": [np.full(3, 2.0)]}])
+    np.testing.assert_allclose(a, 0.9)
+    np.testing.assert_allclose(b, 0.5)
+    opt.param_groups[0]["lr"] *= 2
+    assert [group["lr"] for group in opt.param_groups] == [0.2, 0.5]
+    opt.lr = 0.3
+    assert opt.lr == 0.3
+    assert [group["lr"] for group in opt.param_groups] == [0.3, 0.3]
+    group = dict(opt.param_groups[1])
+    assert list(group) == ["params", "lr", "betas", "eps", "weight_decay", "amsgrad", "maximize"]
+
+
+def test_a_bad_value_for_one_group_changes_none():
+    opt = fastopt.RMSprop([{"params": np.ones(2)}, {"params": np.ones(2, np.float32)}])
+    with pytest.raises(ValueError, match="alpha"):
+        opt.alpha = 1 - 1e-12  # fine for float64, 1.0 for float32
+    assert opt.alpha == 0.99
+    opt.step([{"params": np.ones(2)}, {"params": np.ones(2, np.float32)}])
+
+
+def test_buffers_are_made_when_a_change_calls_for_them():
+    p = np.ones(4)
+    rng = np.random.default_rng(0)
+    opt = fastopt.RMSprop(p)
+    model = Model(fastopt.RMSprop, [p], {"momentum": 0.5, "centered": True})
+    for step in range(6):
+        g = rng.normal(size=4)
+        if step == 2:
+            opt.momentum = 0.5
+            opt.centered = True
+        opt.step(g)
+        if step < 2:
+            v = model.states[0]["square_avg"]
+            reference.rmsprop(model.params[0], g, v)
+            model.steps += 1
+        else:
+            model.step([g])
+    model.assert_same(opt)
+    opt.momentum = 0.0
+    opt.step(np.ones(4))
+    assert_same_bits(opt.state[0]["momentum_buffer"], model.states[0]["momentum_buffer"])
+
+
+@every_case
+def test_state_dict_continues(case):
+    cls, hypers = case
+    rng = np.random.default_rng(8)
+    start = tensors(rng)
+    grads = [tensors(rng) for _ in range(8)]
+    opt = cls(start, **hypers)
+    for g in grads[:4]:
+        opt.step(g)
+    saved = opt.state_dict()
+    kept = copy.deepcopy(saved)
+    params = [p.copy() for p in start]
+    other = cls(params, **({"at_lookahead": True} if hypers.get("at_lookahead") else {}))
+    other.load_state_dict(saved)
+    for g in grads[4:]:
+        opt.step(g)
+        other.step(g)
+    for found, expected in zip(params, start, strict=True):
+        assert_same_bits(found, expected)
+    assert repr(other) == repr(opt)
+    assert_equal_dicts(other.state_dict(), opt.state_dict())
+    assert_equal_dicts(saved, kept)  # it was a copy: neither optimizer has touched it
+    for i, p in enumerate(start):
+        for name, value in saved["state"][i].items():
+            if name != "step":
+                assert value.dtype == p.dtype
+                assert value.shape == p.shape
+
+
+def assert_equal_dicts(a, b):
+    assert a["param_groups"] == b["param_groups"]
+    assert a["state"].keys() == b["state"].keys()
+    for key, state in a["state"].items():
+        assert state.keys() == b["state"][key].keys()
+        for name, value in state.items():
+            assert np.array_equal(value, b["state"][key][name])
+
+
+def adam_with_state():
+    opt = fastopt.Adam({"w": np.ones((2, 3)), "b": np.ones(3, np.float32)}, amsgrad=True)
+    opt.step({"w": np.ones((2, 3)), "b": np.ones(3, np.float32)})
+    return opt
+
+
+def damaged(change):
+    saved = adam_with_state().state_dict()
+    change(saved)
+    return saved
+
+
+class Replace:
+    """A damage: the value at a path of keys replaced, or deleted where no value is given."""
+
+    def __init__(self, *path, **value):
+        self.path, self.value = path, value
+
+    def __call__(self, saved):
+        *way, last = self.path
+        for key in way:
+            saved = saved[key]
+        if self.value:
+            saved[last] = self.value["to"]
+        else:
+            del saved[last]
+
+
+DAMAGES = [
+    (Replace("state"), ValueError, "state_dict has no 'state'"),
+    (Replace("param_groups"), ValueError, "state_dict has no 'param_groups'"),
+    (Replace("more", to=1), ValueError, "unknown 'more'"),
+    (Replace("state", to=[]), TypeError, "state_dict['state'] must be a mapping"),
+    (Replace("param_groups", to=3), TypeError, "state_dict['param_groups'] must be a list"),
+    (Replace("param_groups", to=[]), ValueError, "state_dict has 0 groups, but the optimizer has 1"),
+    (Replace("param_groups", 0, to=None), TypeError, "['param_groups'][0] must be a mapping"),
+    (Replace("param_groups", 0, "lr"), ValueError, "['param_groups'][0] has no 'lr'"),
+    (Replace("param_groups", 0, "rate", to=1), ValueError, "unknown 'rate'"),
+    (Replace("param_groups", 0, "lr", to=float("nan")), ValueError, "lr must be a finite number"),
+    (Replace("param_groups", 0, "lr", to="fast"), TypeError, "lr must be a number"),
+    (Replace("param_groups", 0, "betas", to=(0.9, 1 - 1e-9)), ValueError, "betas[1]"),
+    (Replace("param_groups", 0, "amsgrad", to=1), TypeError, "amsgrad must be True or False"),
+    (Replace("param_groups", 0, "params", to=[0]), ValueError, "['params'] must be a sequence of 2 parameters, got 1"),
+    (Replace("param_groups", 0, "params", to=3), TypeError, "['params'] must be a sequence of 2"),
+    (Replace("param_groups", 0, "params", to=[0, 0]), ValueError, "twice"),
+    (Replace("param_groups", 0, "param_names", to=["b", "w"]), ValueError, "was saved for ['b', 'w']"),
+    (Replace("state", 7, to={}), ValueError, "unknown parameters: [7]"),
+    (Replace("state", 1, to=3), TypeError, "['state'][1] must be a mapping"),
+    (Replace("state", 1, "step"), ValueError, "['state'][1] has no 'step'"),
+    (Replace("state", 1, "exp_avg"), ValueError, "['state'][1] has no 'exp_avg'"),
+    (Replace("state", 1, "max_exp_avg_sq"), ValueError, "['state'][1] has no 'max_exp_avg_sq'"),
+    (Replace("state", 1, "momentum", to=1), ValueError, "['state'][1] has an unknown 'momentum'"),
+    (Replace("state", 1, "step", to=-1), ValueError, "['state'][1]['step'] must be a whole number"),
+    (Replace("state", 1, "step", to=1.5), ValueError, "['state'][1]['step'] must be a whole number"),
+    (Replace("state", 1, "step", to=2.0**60), ValueError, "['state'][1]['step'] must be a whole number"),
+    (Replace("state", 1, "step", to=float("nan")), ValueError, "['state'][1]['step'] must be a whole number"),
+    (Replace("state", 1, "step", to="1"), TypeError, "['state'][1]['step'] must be a number"),
+    (Replace("state", 1, "exp_avg", to=np.ones(4, np.float32)), ValueError, "['exp_avg'] has shape (4,)"),
+    (Replace("state", 1, "exp_avg", to=np.ones(3)), TypeError, "['exp_avg'] has dtype float64"),
+    (Replace("state", 1, "exp_avg", to="xyz"), TypeError, "['exp_avg'] has dtype"),
+    (Replace("state", 0, "exp_avg_sq", to=[1.0]), ValueError, "['exp_avg_sq'] has shape (1,)"),
+]
+
+
+@pytest.mark.parametrize(("damage", "error", "words"), DAMAGES, ids=[words for _, _, words in DAMAGES])
+def test_a_damaged_state_dict_changes_nothing(damage, error, words):
+    opt = adam_with_state()
+    opt.lr = 0.5
+    before = opt.state_dict()
+    saved = damaged(damage)
+    with pytest.raises(error) as caught:
+        opt.load_state_dict(saved)
+    assert words in str(caught.value)
+    assert_equal_dicts(opt.state_dict(), before)
+
+
+def test_a_state_dict_must_be_a_mapping():
+    with pytest.raises(TypeError, match="state_dict must be a mapping, got list"):
+        adam_with_state().load_state_dict([])
+
+
+def test_a_checkpoint_of_the_other_form_of_nag_is_refused():
+    textbook, shifted = fastopt.NAG(np.ones(3)), fastopt.NAG(np.ones(3), at_lookahead=True)
+    with pytest.raises(ValueError, match="at_lookahead"):
+        textbook.load_state_dict(shifted.state_dict())
+    with pytest.raises(ValueError, match="at_lookahead"):
+        textbook.at_lookahead = True
+
+
+def test_parameters_without_state_start_anew():
+    opt = adam_with_state()
+    saved = opt.state_dict()
+    del saved["state"][1]
+    opt.load_state_dict(saved)
+    assert opt.state["w"]["step"] == 1
+    assert opt.state["b"]["step"] == 0
+    assert not opt.state["b"]["exp_avg"].any()
+    expected = np.ones(3, np.float32) * opt.params[1]
+    reference.adam(expected, np.ones(3, np.float32), np.zeros(3, np.float32), np.zeros(3, np.float32), step=1)
+    opt.step({"w": np.ones((2, 3)), "b": np.ones(3, np.float32)})
+    assert_same_bits(opt.params[1], expected)
+    assert [state["step"] for state in opt.state.values()] == [2, 1]
+
+
+def test_loading_keeps_the_buffers_in_place():
+    opt = adam_with_state()
+    buffer = opt.state["w"]["exp_avg"]
+    saved = opt.state_dict()
+    saved["state"][0]["exp_avg"] += 1
+    opt.load_state_dict(saved)
+    assert opt.state["w"]["exp_avg"] is buffer
+    assert_same_bits(buffer, saved["state"][0]["exp_avg"])
+    saved["state"][0]["exp_avg"] += 1
+    assert not np.array_equal(buffer, saved["state"][0]["exp_avg"])
+
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    **{f"pickle {n}": lambda x, n=n: pickle.loads(pickle.dumps(x, n)) for n in range(2, pickle.HIGHEST_PROTOCOL + 1)},
+}
+
+
+@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
+@every_case
+def test_copies_stay_bound_to_the_copied_arrays(case, duplicate):
+    cls, hypers = case
+    rng = np.random.default_rng(9)
+    w = dict(zip("abcd", tensors(rng), strict=True))
+    opt = cls(w, **hypers)
+    opt.step(dict(zip("abcd", tensors(rng), strict=True)))
+    twin_w, twin = duplicate((w, opt))
+    assert type(twin) is cls
+    assert all(p is q for p, q in zip(twin.params, twin_w.values(), strict=True))
+    assert not any(np.shares_memory(p, q) for p, q in zip(opt.params, twin.params, strict=True))
+    assert repr(twin) == repr(opt)
+    grads = dict(zip("abcd", tensors(rng), strict=True))
+    before = {key: value.copy() for key, value in w.items()}
+    twin.step(grads)
+    for key, value in w.items():
+        assert_same_bits(value, before[key])
+    opt.step(grads)
+    for key in w:
+        assert_same_bits(twin_w[key], w[key])
+    assert_equal_dicts(twin.state_dict(), opt.state_dict())
+
+
+def test_copies_of_groups():
+    opt = fastopt.Adam([{"params": np.ones(2), "lr": 0.1}, {"params": [np.ones(3)], "betas": (0.5, 0.5)}])
+    opt.param_groups[0]["lr"] = 0.2
+    opt.step([{"params": np.ones(2)}, {"params": [np.ones(3)]}])
+    for duplicate in COPIES.values():
+        twin = duplicate(opt)
+        assert_equal_dicts(twin.state_dict(), opt.state_dict())
+        assert twin.param_groups[0]["lr"] == 0.2
+
+
+def test_an_optimizer_of_what_cannot_be_pickled_says_so():
+    opt = fastopt.SGD([memoryview(np.ones(3))])
+    with pytest.raises(TypeError, match="memoryview"):
+        pickle.dumps(opt)
+
+
+# ---- NAG's look-ahead. ----
+
+
+def nag(momentum=0.9):
+    w = {"a": np.array([1.0, -2.0, np.inf]), "b": np.array([[0.1]], np.float32), "c": np.empty(0)}
+    opt = fastopt.NAG(w, lr=0.3, momentum=momentum)
+    opt.step({key: np.full_like(value, 0.7) for key, value in w.items()})
+    return w, opt
+
+
+def test_lookahead_comes_back_bit_for_bit():
+    w, opt = nag()
+    before = {key: value.copy() for key, value in w.items()}
+    with opt.lookahead() as nothing:
+        assert nothing is None
+        for key, value in w.items():
+            mu = value.dtype.type(0.9)
+            assert_same_bits(value, before[key] - mu * opt.state[key]["momentum_buffer"])
+        assert not np.array_equal(w["a"], before["a"])
+        w["a"][0] = 1e300  # what the block writes is lost
+    for key, value in w.items():
+        assert_same_bits(value, before[key])
+
+
+def test_lookahead_comes_back_when_the_block_raises():
+    w, opt = nag()
+    before = {key: value.copy() for key, value in w.items()}
+    moved = []
+
+    def block():
+        with opt.lookahead():
+            moved.append(not np.array_equal(w["a"], before["a"]))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert moved == [True]
+    for key, value in w.items():
+        assert_same_bits(value, before[key])
+    with opt.lookahead():
+        pass
+
+
+def test_lookahead_refuses_misuse():
+    w, opt = nag()
+    grads = {key: np.ones_like(value) for key, value in w.items()}
+    with opt.lookahead():
+        inside = {key: value.copy() for key, value in w.items()}
+        with pytest.raises(RuntimeError, match="after the lookahead"):
+            opt.step(grads)
+        with pytest.raises(RuntimeError, match="already"), opt.lookahead():
+            pass
+        for key, value in w.items():
+            assert_same_bits(value, inside[key])
+        for save in (copy.deepcopy, pickle.dumps):
+            with pytest.raises(RuntimeError, match="lookahead"):
+                save(opt)
+    opt.step(grads)
+    with pytest.raises(RuntimeError, match="already"), fastopt.NAG(np.ones(2), at_lookahead=True).lookahead():
+        pass
+
+
+def test_lookahead_uses_each_groups_momentum():
+    a, b = np.ones(2), np.ones(2)
+    opt = fastopt.NAG([{"params": a}, {"params": b, "momentum": 0.5}], lr=1.0)
+    opt.step([{"params": np.full(2, 0.25)}] * 2)
+    with opt.lookahead():
+        assert_same_bits(a, np.full(2, 0.75 - 0.9 * 0.25))
+        assert_same_bits(b, np.full(2, 0.75 - 0.5 * 0.25))
+
+
+# ---- How it reads. ----
+
+
+def test_repr():
+    opt = fastopt.Adam([np.ones((2, 3), np.float32), np.ones(4, np.float32)], lr=3e-4)
+    assert repr(opt) == (
+        "Adam(lr=0.0003, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0, amsgrad=False, maximize=False)"
+        "  # 2 parameters, 10 elements, float32"
+    )
+    opt.lr = 1
+    assert "lr=1.0" in repr(opt)
+    opt = fastopt.Momentum([{"params": np.ones(1)}, {"params": np.ones(2, np.float32), "lr": 0.5}])
+    assert repr(opt) == (
+        "Momentum(  # 2 parameters, 3 elements, float32 and float64\n"
+        "  group 0: lr=0.01, momentum=0.9, weight_decay=0.0, maximize=False\n"
+        "  group 1: lr=0.5, momentum=0.9, weight_decay=0.0, maximize=False\n"
+        ")"
+    )
+    assert repr(opt.param_groups[1]) == "<1 parameter, lr=0.5, momentum=0.9, weight_decay=0.0, maximize=False>"
+
+
+def test_hyperparameters_may_be_numpy_or_int():
+    opt = fastopt.Adam(np.ones(2), lr=1, betas=[np.float32(0.5), 0], eps=np.array(1e-3), amsgrad=np.True_)
+    assert (opt.lr, opt.betas, opt.eps, opt.amsgrad) == (1.0, (0.5, 0.0), 1e-3, True)
+    assert [type(value) for value in (opt.lr, opt.eps, opt.amsgrad)] == [float, float, bool]
