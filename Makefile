@@ -1,0 +1,34 @@
+# `make demo` and `make test` do everything from a fresh clone: they need Python >= 3.10, a C compiler and
+# the package index. `make bench` measures, `make lint` checks style, `make clean` removes what was made.
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= test
+ARGS ?=
+
+SOURCES := setup.py pyproject.toml $(shell find csrc fastopt -name '*.[chd]*' -o -name '*.p*x*' -o -name '*.pxd')
+
+.PHONY: demo test bench lint clean
+
+demo: $(VENV)/.installed-demo
+	$(VENV)/bin/python -m fastopt demo $(ARGS)
+
+test: $(VENV)/.installed-$(EXTRAS)
+	$(VENV)/bin/pytest $(ARGS)
+
+bench: $(VENV)/.installed-bench
+	$(VENV)/bin/python bench/speed.py
+	$(VENV)/bin/pytest bench -o python_files='bench_*.py' $(ARGS)
+
+lint: $(VENV)/.installed-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf $(VENV) build dist demo-output *.egg-info fastopt/*.so .pytest_cache .hypothesis .benchmarks .mypy_cache .ruff_cache
+
+# One environment; each set of extras is installed into it when it is first asked for, and anew when the
+# sources that are compiled have changed.
+$(VENV)/.installed-%: $(SOURCES)
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --editable '.[$*]'
+	touch '$@'
