@@ -227,7 +227,7 @@ class Optimizer:
         If an array or a hyperparameter will not do; the message names it.
     """
 
-    _rule: ClassVar[str]
+    rule: ClassVar[str]
     #: The hyperparameter that, when true, calls for an optional state buffer.
     _optional: ClassVar[Mapping[str, str]] = {}
     #: The slot of a state buffer whose first step is unlike the others: it holds nothing before it.
@@ -279,8 +279,8 @@ class Optimizer:
             self._structures.append(structure)
             self.param_groups.append(ParamGroup(self, index, first, len(structure.leaves), values))
             self._grad_names += structure.names("grads" + name.removeprefix("params"))
-        self._engine = Engine(self._rule, named)
-        self._slots: list[list[Array | None]] = [[None] * len(RULES[self._rule].states) for _ in self.params]
+        self._engine = Engine(self.rule, named)
+        self._slots: list[list[Array | None]] = [[None] * len(RULES[self.rule].states) for _ in self.params]
 
     @property
     def params(self) -> tuple[Array, ...]:
@@ -296,7 +296,7 @@ class Optimizer:
 
     def _set(self, changes: list[tuple[ParamGroup, Mapping[str, Any]]], making: bool = False) -> None:
         """Checks and sets hyperparameters in some groups: all of them, or none and an error."""
-        rule = RULES[self._rule]
+        rule = RULES[self.rule]
         plans = [(group, self._changed(group, change, making)) for group, change in changes]
         slots = {i: self._with_buffers(i, values) for group, values in plans for i in group._tensors}
         self._engine.configure(
@@ -334,13 +334,13 @@ class Optimizer:
         special = {"step": 1.0, "grad_scale": 1.0}
         if "betas" in values:
             special["beta1"], special["beta2"] = values["betas"]
-        return tuple(special[name] if name in special else values[name] for name in RULES[self._rule].hypers)
+        return tuple(special[name] if name in special else values[name] for name in RULES[self.rule].hypers)
 
     # ---- State. ----
 
     def _uses(self, slot: int, values: Mapping[str, Any]) -> bool:
         """Whether a tensor under these hyperparameters has the state buffer in this slot."""
-        rule = RULES[self._rule]
+        rule = RULES[self.rule]
         return slot < rule.required_states or bool(values[self._optional[rule.states[slot]]])
 
     def _with_buffers(self, i: int, values: Mapping[str, Any]) -> list[Array | None]:
@@ -361,7 +361,7 @@ class Optimizer:
         """The state of tensor `i`: its step count and the buffers that hold something."""
         steps = self._engine.get_step(i)
         state: dict[str, Any] = {"step": steps}
-        for slot, (name, buffer) in enumerate(zip(RULES[self._rule].states, self._slots[i], strict=True)):
+        for slot, (name, buffer) in enumerate(zip(RULES[self.rule].states, self._slots[i], strict=True)):
             if buffer is not None and not (slot == self._special and steps == 0):
                 state[name] = buffer
         return state
@@ -478,7 +478,7 @@ class Optimizer:
             raise TypeError(f"state_dict['state'] must be a mapping, got {type(state).__name__}")
         if unknown := [key for key in state if key not in ids]:
             raise ValueError(f"state_dict['state'] has entries for unknown parameters: {unknown}")
-        rule = RULES[self._rule]
+        rule = RULES[self.rule]
         loaded: list[tuple[int, list[Array | None]]] = []
         for i, key in enumerate(ids):
             name = f"state_dict['state'][{key!r}]"
@@ -604,7 +604,7 @@ class SGD(Optimizer):
     array([ 0.9, -2.1])
     """
 
-    _rule = "sgd"
+    rule = "sgd"
     _optional: ClassVar[Mapping[str, str]] = {"momentum_buffer": "momentum"}
     _special = 0
 
@@ -671,7 +671,7 @@ class Momentum(Optimizer):
     array([ 0.9, -2.1])
     """
 
-    _rule = "momentum"
+    rule = "momentum"
 
     lr = Hyper[float]()
     momentum = Hyper[float]()
@@ -740,7 +740,7 @@ class NAG(Optimizer):
     array([ 0.496, -0.992])
     """
 
-    _rule = "nag"
+    rule = "nag"
     _fixed = ("at_lookahead",)
     _kept = ("at_lookahead",)
 
@@ -851,7 +851,7 @@ class Adagrad(Optimizer):
     array([ 0.9, -2.1])
     """
 
-    _rule = "adagrad"
+    rule = "adagrad"
     _fixed = ("initial_accumulator_value",)
     _torch_lacks = ("eps_inside_sqrt",)
 
@@ -940,7 +940,7 @@ class Adadelta(Optimizer):
     array([ 0.996838, -2.003162])
     """
 
-    _rule = "adadelta"
+    rule = "adadelta"
 
     lr = Hyper[float]()
     rho = Hyper[float]()
@@ -1006,7 +1006,7 @@ class RMSprop(Optimizer):
     array([ 0.9, -2.1])
     """
 
-    _rule = "rmsprop"
+    rule = "rmsprop"
     _optional: ClassVar[Mapping[str, str]] = {"momentum_buffer": "momentum", "grad_avg": "centered"}
     _torch_lacks = ("eps_inside_sqrt",)
 
@@ -1088,7 +1088,7 @@ class Adam(Optimizer):
     array([ 0.9, -2.1])
     """
 
-    _rule = "adam"
+    rule = "adam"
     _optional: ClassVar[Mapping[str, str]] = {"max_exp_avg_sq": "amsgrad"}
 
     lr = Hyper[float]()
@@ -1150,7 +1150,7 @@ class AdamW(Adam):
     array([ 0.85, -2.  ])
     """
 
-    _rule = "adamw"
+    rule = "adamw"
 
     def __init__(
         self,

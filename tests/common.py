@@ -4,9 +4,9 @@ import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
-from fastopt._core import RULES
 
 from fastopt import available_isas, kernels, reference
+from fastopt._core import RULES
 
 DTYPES = [np.float32, np.float64]
 ISAS = available_isas()

@@ -12,12 +12,12 @@ import warnings
 import numpy as np
 import pytest
 from common import DTYPES, VARIANTS, assert_same_bits
-from fastopt._core import RULES
 
 import fastopt
+from fastopt._core import RULES
 
 N = 6
-OPTIMIZERS = [cls for cls in vars(fastopt).values() if isinstance(cls, type) and hasattr(cls, "_rule")]
+OPTIMIZERS = [cls for cls in vars(fastopt).values() if isinstance(cls, type) and hasattr(cls, "rule")]
 
 
 def tensor(dtype=np.float32, start=1.0):
@@ -85,11 +85,11 @@ class Engine:
 @pytest.fixture
 def engine(kernel):
     """The optimizer of the kernel's rule: the same bad input must fail at both doors."""
-    return Engine(next(cls for cls in OPTIMIZERS if cls._rule == kernel.variant.rule))
+    return Engine(next(cls for cls in OPTIMIZERS if cls.rule == kernel.variant.rule))
 
 
 def test_there_is_an_optimizer_for_every_rule():
-    assert {cls._rule for cls in OPTIMIZERS} == set(RULES)
+    assert {cls.rule for cls in OPTIMIZERS} == set(RULES)
 
 
 # ---- Element types. ----

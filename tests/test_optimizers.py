@@ -6,10 +6,10 @@ import pickle
 import numpy as np
 import pytest
 from common import DTYPES, assert_same_bits, random_tensor
-from fastopt._core import RULES
 
 import fastopt
 from fastopt import reference
+from fastopt._core import RULES
 
 # Each class with settings that switch on every optional buffer and switch in some combination.
 CASES = [
@@ -48,7 +48,7 @@ class Model:
     """The reference as a model of an optimizer: one dict of hyperparameters, tensors with states of their own."""
 
     def __init__(self, cls, params, hypers):
-        self.rule = RULES[cls._rule]
+        self.rule = RULES[cls.rule]
         self.params = [p.copy() for p in params]
         self.hypers = {key: value for key, value in hypers.items() if key not in ("initial_accumulator_value",)}
         wanted = {"momentum_buffer": "momentum", "grad_avg": "centered", "max_exp_avg_sq": "amsgrad"}

@@ -6,11 +6,11 @@ import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
 from common import DTYPES, ISAS, VARIANTS, assert_same_bits, random_tensor
-from fastopt._core import RULES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastopt
+from fastopt._core import RULES
 
 STEPS = 4
 LINE = 64  # bytes of the widest vector and of a cache line

@@ -1,0 +1,87 @@
+"""The command line: `python -m fastopt`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import fastopt
+
+
+def _whole(least: int) -> type:
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number >= {least}, got {text!r}")
+        return number
+
+    return parse  # type: ignore[return-value]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fastopt", description=fastopt.__doc__)
+    parser.add_argument("--version", action="version", version=f"fastopt {fastopt.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("info", help="print version, compiler, flags and instruction sets")
+    demo = commands.add_parser("demo", help="train a perceptron on handwritten digits with nine methods")
+    demo.add_argument(
+        "--method", action="append", metavar="NAME", help="one method, may be given again (default: all; see below)"
+    )
+    demo.add_argument(
+        "--epochs", type=_whole(1), metavar="N", help="for every method (default: each method's own number)"
+    )
+    demo.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of all chance (default: %(default)s)")
+    demo.add_argument(
+        "--output", type=Path, default=Path("demo-output"), metavar="FOLDER", help="for plots (default: %(default)s)"
+    )
+    demo.add_argument("--no-plot", action="store_true", help="draw nothing, write nothing")
+    demo.epilog = "methods: batch-gd sgd minibatch-gd momentum nag adagrad adadelta rmsprop adam"
+    return parser
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    try:
+        if not arguments.no_plot:
+            import matplotlib  # noqa: F401
+
+            # Said before training starts, not after it.
+        from fastopt import demo
+    except ImportError as error:
+        print(f'the demo needs {error.name}: pip install "fastopt[demo]"', file=sys.stderr)
+        return 1
+    names = list(dict.fromkeys(arguments.method or demo.METHODS))
+    for name in names:
+        if name not in demo.METHODS:
+            return _refuse(f"argument --method: must be one of {', '.join(demo.METHODS)}, got {name!r}")
+    if not arguments.no_plot:
+        try:
+            arguments.output.mkdir(parents=True, exist_ok=True)
+            (arguments.output / ".writable").touch()
+            (arguments.output / ".writable").unlink()
+        except OSError as error:
+            return _refuse(f"argument --output: must be a folder to write to, got {str(arguments.output)!r} ({error})")
+    demo.run(names, arguments.epochs, arguments.seed, arguments.output, not arguments.no_plot)
+    return 0
+
+
+def _refuse(message: str) -> int:
+    print(f"fastopt demo: error: {message}", file=sys.stderr)
+    return 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    if arguments.command == "info":
+        fastopt.show_config()
+        return 0
+    return _demo(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

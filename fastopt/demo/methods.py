@@ -1,0 +1,54 @@
+"""The field's standard list of methods, each once: how it is made, how it is fed, how it goes down the surface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import fastopt
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of training.
+
+    `name` is what the command line calls it; `batch_size` None is all the data; `hypers` are for the digits, `surface`
+    for the two-dimensional surface, whose gradients are of another size.
+    """
+
+    name: str
+    title: str
+    optimizer: Callable[..., fastopt.Optimizer]
+    batch_size: int | None
+    epochs: int
+    hypers: Mapping[str, Any]
+    surface: Mapping[str, Any] = field(default_factory=dict)
+    expects: float | None = 0.93  # test accuracy that its users would expect here
+    note: str = ""
+
+
+METHODS = {
+    method.name: method
+    for method in [
+        Method(
+            "batch-gd",
+            "batch GD",
+            fastopt.SGD,
+            None,
+            60,
+            {"lr": 0.5},
+            {"lr": 1e-2},
+            expects=None,
+            note="Batch GD lags because it takes a single step an epoch, where batches of 32 make 43.",
+        ),
+        Method("sgd", "SGD", fastopt.SGD, 1, 6, {"lr": 0.01}, {"lr": 1e-2}),
+        Method("minibatch-gd", "mini-batch GD", fastopt.SGD, 32, 30, {"lr": 0.2}, {"lr": 1e-2}),
+        Method("momentum", "Momentum", fastopt.Momentum, 32, 30, {"lr": 0.03}, {"lr": 3e-3}),
+        Method("nag", "NAG", fastopt.NAG, 32, 30, {"lr": 0.03}, {"lr": 3e-3}),
+        Method("adagrad", "Adagrad", fastopt.Adagrad, 32, 30, {"lr": 0.03}, {"lr": 0.5}),
+        Method("adadelta", "Adadelta", fastopt.Adadelta, 32, 30, {"lr": 1.0}, {"lr": 1.0, "eps": 1e-2}),
+        Method("rmsprop", "RMSprop", fastopt.RMSprop, 32, 30, {"lr": 0.002}, {"lr": 2e-2, "alpha": 0.9}),
+        Method("adam", "Adam", fastopt.Adam, 32, 30, {"lr": 0.003}, {"lr": 0.1}),
+    ]
+}

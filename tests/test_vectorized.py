@@ -1,0 +1,169 @@
+"""Vector instructions in every loop, and no fused multiply-add: read from the disassembly, not hoped for."""
+
+import itertools
+import platform
+import re
+import shutil
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from fastopt import _core
+from fastopt._core import RULES
+
+CSRC = Path(__file__).resolve().parent.parent / "csrc"
+COMPILERS = [compiler for compiler in ("gcc", "clang") if shutil.which(compiler)]
+WIDTHS = {"baseline": "xmm", "avx2": "ymm", "avx512": "zmm"}
+
+pytestmark = [
+    pytest.mark.skipif(
+        platform.machine() not in ("x86_64", "AMD64"),
+        reason="reads x86-64 assembly; on other machines compare speed with `make bench`",
+    ),
+    pytest.mark.skipif(not shutil.which("objdump"), reason="needs objdump: install binutils"),
+]
+
+
+class Function:
+    """The instructions of one function, and its loops: what lies between a backward jump and its target."""
+
+    def __init__(self):
+        self.code = []  # (address, text)
+
+    @property
+    def loops(self):
+        found = []
+        for address, text in self.code:
+            if jump := re.match(r"j\w+\s+([0-9a-f]+) ", text):
+                target = int(jump[1], 16)
+                if self.code[0][0] <= target <= address:
+                    found.append([t for a, t in self.code if target <= a <= address])
+        return found
+
+
+def disassemble(path):
+    """{function: Function}; the parts that gcc splits off a function (`.cold` and the like) keep their own names."""
+    listing = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", str(path)], capture_output=True, text=True, check=True
+    ).stdout
+    functions, current = defaultdict(Function), None
+    for line in listing.splitlines():
+        if header := re.match(r"[0-9a-f]+ <([^>]+)>:", line):
+            current = header[1]
+        elif instruction := re.match(r"\s+([0-9a-f]+):\t(.+)", line):
+            functions[current].code.append((int(instruction[1], 16), instruction[2]))
+    return functions
+
+
+def packed(loop, operation, width):
+    return any(re.match(rf"v?{operation}p[sd]\s", text) and f"%{width}" in text for text in loop)
+
+
+def in_source(rule):
+    """What the rule's source asks for: the rule whose loop it is, how many variants of it, and whether it takes roots."""
+    source = (CSRC / "rules" / f"{rule}.h").read_text()
+    code = re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)
+    if variants := len(re.findall(rf"T\({rule}_loop\)\(n,", code)):
+        return rule, variants, "real_sqrt" in code
+    return in_source(re.search(r"T\((\w+)\)\(n,", code)[1])  # it calls another rule, as adamw does adam
+
+
+def problems(functions):
+    """What is wrong with the loops of a built core, in words."""
+    found = []
+    for rule in RULES:
+        owner, variants, roots = in_source(rule)
+        for kind, (isa, width) in itertools.product(("f32", "f64"), WIDTHS.items()):
+            name = f"{rule}_{kind}_{isa}"
+            if name not in functions:
+                found.append(f"{name} is missing")
+                continue
+            # Another rule's loops are inlined here, or jumped to.
+            loops = functions[name].loops or functions[f"{owner}_{kind}_{isa}"].loops
+            wide = [loop for loop in loops if packed(loop, "mul", width)]
+            if len(wide) < variants:
+                found.append(f"{name}: {len(wide)} of {variants} loops multiply in %{width}")
+            deep = [loop for loop in wide if packed(loop, "sqrt", width) and packed(loop, "div", width)]
+            if roots and len(deep) < variants:
+                found.append(f"{name}: {len(deep)} of {variants} loops divide and take roots in %{width}")
+    return found + fused(functions)
+
+
+def fused(functions):
+    return [
+        f"{name}: {text}"
+        for name, function in functions.items()
+        for _, text in function.code
+        if re.match(r"vf(n?m(add|sub)|maddsub|msubadd)", text)
+    ]
+
+
+def test_what_was_built():
+    functions = disassemble(_core.__file__)
+    if not any(name and name.endswith("_baseline") for name in functions):
+        pytest.skip(f"{_core.__file__} is stripped of its symbols; build it without `-s`")
+    assert problems(functions) == []
+
+
+def build(tmp_path, compiler, *flags, csrc=CSRC):
+    out = tmp_path / "fastopt.o"
+    return out, subprocess.run(
+        [compiler, *flags, "-c", str(csrc / "fastopt.c"), "-o", str(out)], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("level", ["-O2", "-O3"])
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_what_an_embedder_builds(tmp_path, compiler, level):
+    """`cc -O3 -c` without special flags: the sources bring their own."""
+    out, result = build(tmp_path, compiler, level)
+    assert result.returncode == 0, result.stderr
+    assert problems(disassemble(out)) == []
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_no_fused_multiply_add_where_the_flags_invite_it(tmp_path, compiler):
+    out, result = build(tmp_path, compiler, "-O3", "-march=x86-64-v3", "-ffp-contract=fast")
+    if compiler == "clang":  # an explicit wish for contraction beats the pragma; the default does not
+        out, result = build(tmp_path, compiler, "-O3", "-march=x86-64-v3")
+    assert result.returncode == 0, result.stderr
+    assert fused(disassemble(out)) == []
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_fast_math_is_refused(tmp_path, compiler):
+    _, result = build(tmp_path, compiler, "-O3", "-ffast-math")
+    assert result.returncode != 0
+    assert "without -ffast-math" in result.stderr
+
+
+# ---- The check can fail. ----
+
+SABOTAGE = {
+    "contraction": ("internal.h", '"fp-contract=off", ', "", ["-march=x86-64-v3"], "vfn?m"),
+    "roots with errno": ("internal.h", "float sqrtf(float) __attribute__((const));", "", [], "divide and take roots"),
+    "a loop that cannot vectorize": (
+        "rules/sgd.h",
+        "const real bi = c.momentum * b[i] + c.rest * gi;",
+        "const real bi = c.momentum * (i ? b[i - 1] : 0) + c.rest * gi;",
+        [],
+        r"sgd_f32_avx2: 1 of 3 loops multiply in %ymm",
+    ),
+}
+
+
+@pytest.mark.parametrize("sabotage", SABOTAGE.values(), ids=SABOTAGE)
+def test_the_check_notices(tmp_path, sabotage):
+    if "gcc" not in COMPILERS:
+        pytest.skip("the sabotage is written for gcc: install it")
+    file, good, bad, flags, words = sabotage
+    copy = tmp_path / "csrc"
+    shutil.copytree(CSRC, copy)
+    text = (copy / file).read_text()
+    assert good in text
+    (copy / file).write_text(text.replace(good, bad))
+    out, result = build(tmp_path, "gcc", "-O3", *flags, csrc=copy)
+    assert result.returncode == 0, result.stderr
+    assert any(re.search(words, problem) for problem in problems(disassemble(out)))
