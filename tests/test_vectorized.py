@@ -62,7 +62,7 @@ def packed(loop, operation, width):
 
 
 def in_source(rule):
-    """What the rule's source asks for: the rule whose loop it is, how many variants of it, and whether it takes roots."""
+    """What a rule's source asks for: whose loop it runs, in how many variants, and whether it takes roots."""
     source = (CSRC / "rules" / f"{rule}.h").read_text()
     code = re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)
     if variants := len(re.findall(rf"T\({rule}_loop\)\(n,", code)):

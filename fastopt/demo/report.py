@@ -24,12 +24,21 @@ STYLES = [
     ("#7A0177", ":"),
 ]
 
+XLIM, YLIM = (0.2, 3.4), (-1.1, 1.7)  # of the surface: the paths lie within
+
 
 def table(results: list[Result]) -> Table:
     """One row a method."""
-    shown = Table(title="A perceptron on handwritten digits", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    shown = Table(
+        title="A perceptron on handwritten digits",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     shown.add_column("\nmethod", no_wrap=True)
-    headings = ["\nbatch", "\nepochs", "\nsteps", "training\nloss", "test\naccuracy"]
+    # Two lines a heading and few frames keep the table within 80 columns.
+    headings = ["\nbatch", "\nepochs", "\nsteps", "training\nloss", "test\nacc."]
     for heading in [*headings, "us/step\nfastopt", "us/step\nNumPy", "\nratio"]:
         shown.add_column(heading, justify="right", no_wrap=True)
     for result in results:
@@ -77,11 +86,11 @@ def plot_losses(results: list[Result], styles: dict[str, tuple[str, str]], path:
         )
     axes.set_yscale("log")
     axes.set_xscale("symlog", linthresh=1)
-    epochs = max(len(result.losses) for result in results) - 1
-    ticks = [tick for tick in (0, 1, 2, 3, 5, 10, 20, 30, 60, 100, 300, 1000) if tick <= epochs]
+    last = max(len(result.losses) for result in results) - 1
+    ticks = [tick for tick in (0, 1, 2, 3, 5, 10, 20, 30, 60, 100, 300, 1000) if tick <= last]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set_xticks([], minor=True)
-    axes.set_xlim(0, epochs)
+    axes.set_xlim(0, last)
     axes.set(
         xlabel="epoch", ylabel="training loss (mean cross-entropy, nats)", title="Training loss on handwritten digits"
     )
@@ -97,7 +106,7 @@ def plot_paths(results: list[Result], styles: dict[str, tuple[str, str]], path: 
 
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     axes = figure.subplots()
-    x, y = np.meshgrid(np.linspace(0.5, 4.3, 400), np.linspace(-1.2, 1.8, 400))
+    x, y = np.meshgrid(np.linspace(*XLIM, 400), np.linspace(*YLIM, 400))
     levels = np.geomspace(1e-2, 1e3, 22)
     axes.contourf(x, y, np.clip(surface.value(x, y), 1e-2, 1e3), levels, norm=LogNorm(), cmap="Greys", alpha=0.45)
     axes.contour(x, y, surface.value(x, y), levels, colors="white", linewidths=0.5)
@@ -115,8 +124,8 @@ def plot_paths(results: list[Result], styles: dict[str, tuple[str, str]], path: 
     axes.plot(*surface.START, "s", color="black", markersize=8, label="start")
     axes.plot(*surface.MINIMUM, "*", color="gold", markersize=18, markeredgecolor="black", label="minimum")
     axes.set(
-        xlim=(0.5, 4.3),
-        ylim=(-1.2, 1.8),
+        xlim=XLIM,
+        ylim=YLIM,
         xlabel="x",
         ylabel="y",
         title=f"{surface.STEPS} steps on {surface.NAME} (dots: where they end)",
