@@ -17,7 +17,8 @@ test: $(VENV)/.installed-$(EXTRAS)
 
 bench: $(VENV)/.installed-bench
 	$(VENV)/bin/python bench/speed.py
-	$(VENV)/bin/pytest bench -o python_files='bench_*.py' $(ARGS)
+	$(VENV)/bin/pytest bench -o python_files='bench_*.py' --benchmark-group-by=group --benchmark-sort=name \
+		--benchmark-columns=median,iqr,rounds $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

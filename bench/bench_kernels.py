@@ -31,7 +31,7 @@ def variants() -> Iterator[Any]:
 @pytest.mark.parametrize("module", [kernels, reference], ids=["kernel", "numpy"])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("rule", "states"), variants())
+@pytest.mark.parametrize(("rule", "states"), [*variants()])
 def test_step(
     benchmark: Any,
     request: pytest.FixtureRequest,

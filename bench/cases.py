@@ -7,56 +7,16 @@ import shlex
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastopt import reference
-from fastopt._core import RULES
 
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
-SIZES = [16, 1_000, 50_000, 1_000_000]
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One rule with all its optional state buffers or with none, on tensors of one type and size."""
-
-    rule: str
-    full: bool
-    dtype: type[np.floating[Any]]
-    size: int
-
-    @property
-    def group(self) -> str:
-        return f"{self.rule}{' (all options)' if self.full else ''} {np.dtype(self.dtype).name} {self.size}"
-
-    def call(self, module: Any) -> Callable[[], None]:
-        """A step of this rule as `module` has it, on data of its own."""
-        table = RULES[self.rule]
-        names = table.states if self.full else table.states[: table.required_states]
-        p, g, *states = tensors(2 + len(names), self.dtype, self.size)
-        # A learning rate of 0 keeps p where it is, so that any number of rounds sees ordinary values.
-        keywords: dict[str, Any] = {"lr": 0.0, **dict(zip(names, states, strict=True))}
-        if "momentum_buffer" in names:
-            keywords["momentum"] = 0.9
-        if "step" in table.hypers:
-            keywords["step"] = 10
-        function = getattr(module, self.rule)
-        return lambda: function(p, g, **keywords)
-
-
-def cases() -> Iterator[Case]:
-    """Every rule of the package's table, so that a new one is measured without being told."""
-    for rule, table in RULES.items():
-        for full in [False, True] if len(table.states) > table.required_states else [False]:
-            for dtype in (np.float32, np.float64):
-                for size in SIZES:
-                    yield Case(rule, full, dtype, size)
 
 
 def tensors(count: int, dtype: Any, size: int) -> list[Array]:
@@ -66,14 +26,22 @@ def tensors(count: int, dtype: Any, size: int) -> list[Array]:
 
 
 class AdamInPlace:
-    """Adam as one writes it in NumPy for speed: in place, every temporary allocated once."""
+    """`fastopt.reference.adam` as one writes it for speed: in place, every temporary allocated once.
 
-    def __init__(self, size: int, dtype: Any) -> None:
-        self.a, self.b = np.empty(size, dtype), np.empty(size, dtype)
+    It does what the reference does, operation by operation; `lean` leaves out those that change nothing without
+    gradient scale and weight decay.
+    """
+
+    def __init__(self, size: int, dtype: Any, lean: bool) -> None:
+        self.a, self.b, self.g, self.lean = np.empty(size, dtype), np.empty(size, dtype), np.empty(size, dtype), lean
 
     def __call__(self, p: Array, g: Array, m: Array, v: Array, step: int, lr: float) -> None:
         a, b, real = self.a, self.b, p.dtype.type
-        beta1, beta2 = 0.9, 0.999
+        beta1, beta2, scale, decay, keep = 0.9, 0.999, 1.0, 0.0, 1.0
+        if not self.lean:
+            np.multiply(g, real(scale), out=self.g)
+            np.multiply(p, real(decay), out=a)
+            g = np.add(self.g, a, out=self.g)
         np.multiply(g, real(1 - beta1), out=a)
         np.multiply(m, real(beta1), out=m)
         np.add(m, a, out=m)
@@ -86,6 +54,8 @@ class AdamInPlace:
         np.add(a, real(1e-8), out=a)
         np.multiply(m, real(lr / (1 - reference._power(beta1, step))), out=b)
         np.divide(b, a, out=b)
+        if not self.lean:
+            np.multiply(p, real(keep), out=p)
         np.subtract(p, b, out=p)
 
 

@@ -10,10 +10,10 @@
 #include <math.h>
 #include <stdint.h>
 
-#if defined(__FAST_MATH__)
-#error "fastopt promises the same bits everywhere: compile it without -ffast-math"
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "fastopt promises the same bits everywhere: compile it without -ffast-math and -ffinite-math-only"
 #endif
-#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
+#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16 /* 16: _Float16 alone differs */
 #error "fastopt needs float arithmetic in float (on 32-bit x86: -msse2 -mfpmath=sse)"
 #endif
 
@@ -27,6 +27,8 @@
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
 #pragma GCC optimize("O3", "fp-contract=off", "no-trapping-math", "no-math-errno")
+#pragma GCC optimize("no-unsafe-math-optimizations", "no-associative-math", "no-reciprocal-math")
+#pragma GCC optimize("signed-zeros")
 #endif
 #if defined(__GNUC__)
 float sqrtf(float) __attribute__((const));

@@ -334,6 +334,25 @@ def test_parameters_without_state_start_anew():
     assert [state["step"] for state in opt.state.values()] == [2, 1]
 
 
+def test_tensors_of_one_type_may_have_taken_different_numbers_of_steps():
+    rng = np.random.default_rng(2)
+    params = [rng.normal(size=5) for _ in range(3)]
+    grads = [rng.normal(size=5) for _ in params]
+    opt = fastopt.Adam(params)
+    opt.step(grads)
+    saved = opt.state_dict()
+    saved["state"][1]["step"] = 7
+    opt.load_state_dict(saved)
+    expected = [p.copy() for p in params]
+    for i, (p, g) in enumerate(zip(expected, grads, strict=True)):
+        state = {name: saved["state"][i][name].copy() for name in ("exp_avg", "exp_avg_sq")}
+        reference.adam(p, g, **state, step=8 if i == 1 else 2)
+    opt.step(grads)
+    for found, wanted in zip(params, expected, strict=True):
+        assert_same_bits(found, wanted)
+    assert [state["step"] for state in opt.state.values()] == [2, 8, 2]
+
+
 def test_loading_keeps_the_buffers_in_place():
     opt = adam_with_state()
     buffer = opt.state["w"]["exp_avg"]
