@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common import ISAS
 
 from fastopt import reference
 from fastopt._core import RULES
@@ -119,32 +120,32 @@ def program():
     )
 
 
-@pytest.mark.parametrize("name", ["cc", "gcc", "clang"])
+@pytest.mark.parametrize("name", ["gcc", "clang"])
 def test_it_compiles_without_a_warning(name, tmp_path):
     for flags in (["-O3"], NATIVE):
         build_core(compiler(name), [*flags, "-std=c11", *STRICT], tmp_path)
 
 
-@pytest.mark.parametrize("flags", [["-O3"], ["-O0"], [*NATIVE, "-ffp-contract=fast"]], ids=" ".join)
-@pytest.mark.parametrize("name", ["cc", "gcc", "clang"])
-def test_it_gives_the_bits_of_the_reference(name, flags, tmp_path, isa):
+# -march=native brings fused multiply-add where the processor has it, and gcc contracts by default.
+@pytest.mark.parametrize("flags", [["-O3"], ["-O0"], NATIVE], ids=" ".join)
+@pytest.mark.parametrize("name", ["gcc", "clang"])
+def test_it_gives_the_bits_of_the_reference(name, flags, tmp_path):
     cc = compiler(name)
     objects = build_core(cc, flags, tmp_path)
     (tmp_path / "main.c").write_text(program(), encoding="utf-8")
     run(cc, "-std=c11", *STRICT, "-I", CSRC, "-c", "main.c", cwd=tmp_path)
-    run(cc, "main.o", *objects, "-o", "main", cwd=tmp_path)
-    assert run(tmp_path / "main", env={**os.environ, "FASTOPT_ISA": isa}) == isa
+    run(cc, "main.o", *objects, "-o", "main", cwd=tmp_path)  # without -lm
+    for isa in ISAS:
+        assert run(tmp_path / "main", env={**os.environ, "FASTOPT_ISA": isa}) == isa
 
 
-@pytest.mark.parametrize("name", ["cc", "gcc", "clang"])
+@pytest.mark.parametrize("name", ["gcc", "clang"])
 def test_it_refuses_fast_math(name, tmp_path):
-    cc = compiler(name)
     for source in SOURCES:
-        command = [cc, "-O3", "-ffast-math", "-c", str(source)]
+        command = [compiler(name), "-O3", "-ffast-math", "-c", str(source)]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        if source.name == "fastopt.c":
-            assert done.returncode != 0
-            assert "#error" in done.stderr or "fast-math" in done.stderr
+        assert done.returncode != 0
+        assert "-ffast-math" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["g++", "clang++"])
@@ -168,11 +169,3 @@ def test_every_symbol_it_adds_to_a_program_has_its_prefix(tmp_path):
         names = re.findall(r"^\w* ?[A-Z] (\w+)$", run(nm, "-g", "--defined-only", built), re.MULTILINE)
         assert names
         assert all(name.removeprefix("_").startswith("fastopt_") for name in names), names
-
-
-def test_it_needs_no_library_but_the_c_library(tmp_path):
-    """Not even libm: what the core leaves undefined is its own, or of the C library."""
-    nm = compiler("nm")
-    objects = build_core(compiler("cc"), ["-O3"], tmp_path)
-    defined = {name for built in objects for name in re.findall(r" [A-Z] (\w+)$", run(nm, "-g", "--defined-only", built), re.MULTILINE)}
-    print(defined, [run(nm, "-u", built) for built in objects])

@@ -5,7 +5,7 @@
  *
  *     p = (1 - lr*weight_decay)*p,   then Adam with g = s*g
  *
- * It is Adam's loop (adam.h) with other coefficients.
+ * It is Adam's loop (adam.h), whose hyperparameters are the same, with other coefficients.
  */
 static int T(adamw_prepare)(const void *hyper, unsigned options, void *const *state,
                             void *coefficients)

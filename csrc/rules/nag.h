@@ -13,26 +13,16 @@
  * and after the step, with v' the new velocity:
  *
  *     q' = p' - momentum*v' = q + momentum*v - v' - momentum*v' = q - (momentum*v' + lr*g)
+ *
+ * The coefficients are those of classical momentum (momentum.h), whose hyperparameters are the same.
  */
-typedef struct {
-    real scale, decay, momentum, lr;
-} T(nag_coefficients);
-
 static int T(nag_prepare)(const void *hyper, unsigned options, void *const *state, void *coefficients)
 {
-    const struct hyper_nag *h = hyper;
-    T(nag_coefficients) *c = coefficients;
-
-    (void)state;
-    c->scale = (real)fastopt_signed_scale(h->grad_scale, options);
-    c->decay = (real)h->weight_decay;
-    c->momentum = (real)h->momentum;
-    c->lr = (real)h->lr;
-    return FASTOPT_OK;
+    return T(momentum_prepare)(hyper, options, state, coefficients);
 }
 
 LOOP T(nag_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict v,
-                 T(nag_coefficients) c, int at_lookahead)
+                 T(momentum_coefficients) c, int at_lookahead)
 {
     for (size_t i = 0; i < n; i++) {
         const real q = at_lookahead ? p[i] : p[i] - c.momentum * v[i];
@@ -46,7 +36,7 @@ LOOP T(nag_loop)(size_t n, real *restrict p, const real *restrict g, real *restr
 ENTRY T(nag)(size_t n, void *p, const void *g, void *const *state, const void *coefficients,
              unsigned options)
 {
-    const T(nag_coefficients) c = *(const T(nag_coefficients) *)coefficients;
+    const T(momentum_coefficients) c = *(const T(momentum_coefficients) *)coefficients;
 
     if (options & FASTOPT_AT_LOOKAHEAD)
         T(nag_loop)(n, p, g, state[0], c, 1);
