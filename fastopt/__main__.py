@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,7 +52,9 @@ def _demo(arguments: argparse.Namespace) -> int:
 
             # Said before training starts, not after it.
         from fastopt import demo
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("matplotlib", "rich", "sklearn"):
+            raise
         print(f'the demo needs {error.name}: pip install "fastopt[demo]"', file=sys.stderr)
         return 1
     names = list(dict.fromkeys(arguments.method or demo.METHODS))
@@ -61,8 +64,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     if not arguments.no_plot:
         try:
             arguments.output.mkdir(parents=True, exist_ok=True)
-            (arguments.output / ".writable").touch()
-            (arguments.output / ".writable").unlink()
+            tempfile.TemporaryFile(dir=arguments.output).close()
         except OSError as error:
             return _refuse(f"argument --output: must be a folder to write to, got {str(arguments.output)!r} ({error})")
     demo.run(names, arguments.epochs, arguments.seed, arguments.output, not arguments.no_plot)
@@ -80,7 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command == "info":
         fastopt.show_config()
         return 0
-    return _demo(arguments)
+    try:
+        return _demo(arguments)
+    except KeyboardInterrupt:
+        return 130  # as shells report it; whoever pressed the keys needs no traceback
 
 
 if __name__ == "__main__":

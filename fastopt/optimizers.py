@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from typing import Any, ClassVar, Generic, TypeVar, overload
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
 import numpy as np
 
@@ -79,13 +79,16 @@ def _count(number: int, what: str) -> str:
 
 
 def _sequence(name: str, values: Any, count: int, what: str) -> list[Any]:
-    if type(values) is not list:
-        if _is_array(values) or isinstance(values, (Mapping, str)) or not isinstance(values, Iterable):
-            raise TypeError(f"{name} must be a sequence of {count} {what}, got {_kind(values)}")
-        values = list(values)
-    if len(values) != count:
-        raise ValueError(f"{name} must be a sequence of {count} {what}, got {len(values)}")
-    return values
+    leaves: list[Any]
+    if type(values) is list:  # by far the most frequent, and spared the questions
+        leaves = values
+    elif _is_array(values) or isinstance(values, (Mapping, str)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a sequence of {count} {what}, got {_kind(values)}")
+    else:
+        leaves = list(values)
+    if len(leaves) != count:
+        raise ValueError(f"{name} must be a sequence of {count} {what}, got {len(leaves)}")
+    return leaves
 
 
 def _same_keys(name: str, found: Iterable[Any], needed: Iterable[Any], optional: Iterable[Any] = ()) -> None:
@@ -245,12 +248,14 @@ class Optimizer:
         self._bind(params, hyper)
         self._set([(group, dict(group._values)) for group in self.param_groups], making=True)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not name.startswith("_") and name != "param_groups" and not hasattr(type(self), name):
-            raise AttributeError(
-                f"{name!r} is no hyperparameter of {type(self).__name__}, which has {', '.join(self._hypers())}"
-            )
-        super().__setattr__(name, value)
+    if not TYPE_CHECKING:  # a type checker knows the attributes, and finds the unknown ones by itself
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if not name.startswith("_") and name != "param_groups" and not hasattr(type(self), name):
+                raise AttributeError(
+                    f"{name!r} is no hyperparameter of {type(self).__name__}, which has {', '.join(self._hypers())}"
+                )
+            super().__setattr__(name, value)
 
     def _bind(self, params: Any, defaults: dict[str, Any]) -> None:
         """Reads the structure of `params` and binds its arrays; the state buffers follow in `_set`."""
@@ -294,7 +299,7 @@ class Optimizer:
         classes = [owner for owner in cls.__mro__ if issubclass(owner, Optimizer)]
         return [name for owner in classes for name, value in vars(owner).items() if isinstance(value, Hyper)]
 
-    def _set(self, changes: list[tuple[ParamGroup, Mapping[str, Any]]], making: bool = False) -> None:
+    def _set(self, changes: Sequence[tuple[ParamGroup, Mapping[str, Any]]], making: bool = False) -> None:
         """Checks and sets hyperparameters in some groups: all of them, or none and an error."""
         rule = RULES[self.rule]
         plans = [(group, self._changed(group, change, making)) for group, change in changes]
@@ -431,12 +436,9 @@ class Optimizer:
         self._set(changes, making=True)
         for i, (steps, arrays) in enumerate(loaded):
             values = changes[self._group_of(i)][1]
-            for slot, array in enumerate(arrays):
-                if array is None:
-                    array = self._initial(values)
-                buffer = self._slots[i][slot]
+            for buffer, array in zip(self._slots[i], arrays, strict=True):
                 if buffer is not None:
-                    buffer[...] = array
+                    buffer[...] = self._initial(values) if array is None else array
             self._engine.set_step(i, steps)
 
     def _group_of(self, i: int) -> int:

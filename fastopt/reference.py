@@ -9,43 +9,49 @@ Each function has the two halves of a rule in C: coefficients, computed in float
 arrays, and the element-wise update, only + - * / and sqrt in that dtype.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 
 __all__ = ["adadelta", "adagrad", "adam", "adamw", "momentum", "nag", "rmsprop", "sgd"]
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
 _quiet = np.errstate(all="ignore")
 
 
-def _signed_scale(grad_scale, maximize):
+def _signed_scale(grad_scale: float, maximize: bool) -> float:
     return -grad_scale if maximize else grad_scale
 
 
-def _power(base, n):
+def _power(base: float, n: int) -> np.float64:
     """base**n by squaring: multiplications alone, as in C."""
-    base, n, result = np.float64(base), int(n), np.float64(1.0)
-    while n:
-        if n & 1:
-            result = result * base
-        base = base * base
-        n >>= 1
+    square, bits, result = np.float64(base), int(n), np.float64(1.0)
+    while bits:
+        if bits & 1:
+            result = result * square
+        square = square * square
+        bits >>= 1
     return result
 
 
 @_quiet
 def sgd(
-    p,
-    g,
+    p: Array,
+    g: Array,
     *,
-    momentum_buffer=None,
-    step=1,
-    lr=1e-3,
-    momentum=0.0,
-    dampening=0.0,
-    weight_decay=0.0,
-    nesterov=False,
-    grad_scale=1.0,
-    maximize=False,
-):
+    momentum_buffer: Array | None = None,
+    step: int = 1,
+    lr: float = 1e-3,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+    grad_scale: float = 1.0,
+    maximize: bool = False,
+) -> None:
     """Stochastic gradient descent in NumPy; see `fastopt.kernels.sgd`."""
     real, first = p.dtype.type, step == 1
     scale, decay = real(_signed_scale(grad_scale, maximize)), real(weight_decay)
@@ -63,7 +69,17 @@ def sgd(
 
 
 @_quiet
-def momentum(p, g, momentum_buffer, *, lr=1e-2, momentum=0.9, weight_decay=0.0, grad_scale=1.0, maximize=False):
+def momentum(
+    p: Array,
+    g: Array,
+    momentum_buffer: Array,
+    *,
+    lr: float = 1e-2,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    grad_scale: float = 1.0,
+    maximize: bool = False,
+) -> None:
     """Classical momentum in NumPy; see `fastopt.kernels.momentum`."""
     real = p.dtype.type
     scale, decay = real(_signed_scale(grad_scale, maximize)), real(weight_decay)
@@ -77,17 +93,17 @@ def momentum(p, g, momentum_buffer, *, lr=1e-2, momentum=0.9, weight_decay=0.0, 
 
 @_quiet
 def nag(
-    p,
-    g,
-    momentum_buffer,
+    p: Array,
+    g: Array,
+    momentum_buffer: Array,
     *,
-    lr=1e-2,
-    momentum=0.9,
-    weight_decay=0.0,
-    at_lookahead=False,
-    grad_scale=1.0,
-    maximize=False,
-):
+    lr: float = 1e-2,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    at_lookahead: bool = False,
+    grad_scale: float = 1.0,
+    maximize: bool = False,
+) -> None:
     """Nesterov's accelerated gradient in NumPy; see `fastopt.kernels.nag`."""
     real = p.dtype.type
     scale, decay = real(_signed_scale(grad_scale, maximize)), real(weight_decay)
@@ -102,19 +118,19 @@ def nag(
 
 @_quiet
 def adagrad(
-    p,
-    g,
-    sum,
+    p: Array,
+    g: Array,
+    sum: Array,
     *,
-    step,
-    lr=1e-2,
-    lr_decay=0.0,
-    eps=1e-10,
-    weight_decay=0.0,
-    eps_inside_sqrt=False,
-    grad_scale=1.0,
-    maximize=False,
-):
+    step: int,
+    lr: float = 1e-2,
+    lr_decay: float = 0.0,
+    eps: float = 1e-10,
+    weight_decay: float = 0.0,
+    eps_inside_sqrt: bool = False,
+    grad_scale: float = 1.0,
+    maximize: bool = False,
+) -> None:
     """Adagrad in NumPy; see `fastopt.kernels.adagrad`."""
     real = p.dtype.type
     scale, decay = real(_signed_scale(grad_scale, maximize)), real(weight_decay)
@@ -128,8 +144,18 @@ def adagrad(
 
 @_quiet
 def adadelta(
-    p, g, square_avg, acc_delta, *, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, grad_scale=1.0, maximize=False
-):
+    p: Array,
+    g: Array,
+    square_avg: Array,
+    acc_delta: Array,
+    *,
+    lr: float = 1.0,
+    rho: float = 0.9,
+    eps: float = 1e-6,
+    weight_decay: float = 0.0,
+    grad_scale: float = 1.0,
+    maximize: bool = False,
+) -> None:
     """Adadelta in NumPy; see `fastopt.kernels.adadelta`."""
     real = p.dtype.type
     scale, decay = real(_signed_scale(grad_scale, maximize)), real(weight_decay)
@@ -145,21 +171,21 @@ def adadelta(
 
 @_quiet
 def rmsprop(
-    p,
-    g,
-    square_avg,
+    p: Array,
+    g: Array,
+    square_avg: Array,
     *,
-    momentum_buffer=None,
-    grad_avg=None,
-    lr=1e-2,
-    alpha=0.99,
-    eps=1e-8,
-    momentum=0.0,
-    weight_decay=0.0,
-    eps_inside_sqrt=False,
-    grad_scale=1.0,
-    maximize=False,
-):
+    momentum_buffer: Array | None = None,
+    grad_avg: Array | None = None,
+    lr: float = 1e-2,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    eps_inside_sqrt: bool = False,
+    grad_scale: float = 1.0,
+    maximize: bool = False,
+) -> None:
     """RMSprop in NumPy; see `fastopt.kernels.rmsprop`."""
     real = p.dtype.type
     scale, decay = real(_signed_scale(grad_scale, maximize)), real(weight_decay)
@@ -185,20 +211,20 @@ def rmsprop(
 
 @_quiet
 def adam(
-    p,
-    g,
-    exp_avg,
-    exp_avg_sq,
+    p: Array,
+    g: Array,
+    exp_avg: Array,
+    exp_avg_sq: Array,
     *,
-    max_exp_avg_sq=None,
-    step,
-    lr=1e-3,
-    betas=(0.9, 0.999),
-    eps=1e-8,
-    weight_decay=0.0,
-    grad_scale=1.0,
-    maximize=False,
-):
+    max_exp_avg_sq: Array | None = None,
+    step: int,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    grad_scale: float = 1.0,
+    maximize: bool = False,
+) -> None:
     """Adam in NumPy; see `fastopt.kernels.adam`."""
     _adam(
         p,
@@ -218,20 +244,20 @@ def adam(
 
 @_quiet
 def adamw(
-    p,
-    g,
-    exp_avg,
-    exp_avg_sq,
+    p: Array,
+    g: Array,
+    exp_avg: Array,
+    exp_avg_sq: Array,
     *,
-    max_exp_avg_sq=None,
-    step,
-    lr=1e-3,
-    betas=(0.9, 0.999),
-    eps=1e-8,
-    weight_decay=1e-2,
-    grad_scale=1.0,
-    maximize=False,
-):
+    max_exp_avg_sq: Array | None = None,
+    step: int,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 1e-2,
+    grad_scale: float = 1.0,
+    maximize: bool = False,
+) -> None:
     """AdamW in NumPy; see `fastopt.kernels.adamw`."""
     _adam(
         p,
@@ -249,7 +275,20 @@ def adamw(
     )
 
 
-def _adam(p, g, m, v, w, step, lr, betas, eps, weight_decay, keep, scale):
+def _adam(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    w: Array | None,
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    keep: float,
+    scale: float,
+) -> None:
     real = p.dtype.type
     scale, decay, keep = real(scale), real(weight_decay), real(keep)
     beta1, rest1 = real(betas[0]), real(1.0 - betas[0])

@@ -1,5 +1,6 @@
 """The main job as a user runs it, and the parts of it that can be wrong without being seen."""
 
+import copy
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from fastopt.demo import METHODS, surface
 from fastopt.demo.mlp import MLP
+from fastopt.demo.training import look_ahead, reference_step
 
 SEED = "3"
 
@@ -52,6 +54,8 @@ def test_every_method_learns(whole):
             assert int(steps) == method.epochs  # one step an epoch, as the note says
         else:
             assert accuracy >= 93
+        if method.batch_size == 32:
+            assert int(steps) == 42 * method.epochs  # as the note says
         assert 0 < float(loss) < 0.5  # a guess among ten classes costs 2.3
         assert float(reference) / float(ours) == pytest.approx(float(ratio.rstrip("x")), abs=0.2, rel=0.05)
     assert "Batch GD lags because it takes a single step an epoch" in output
@@ -83,6 +87,39 @@ def test_the_seed_decides(tmp_path, whole):
     assert again == {title: default[title][:5] for title in again}
     assert learned("--seed", "4") != again
     assert list(tmp_path.iterdir()) == []  # --no-plot writes nothing
+
+
+def test_a_seed_may_be_large(tmp_path):
+    result = demo(tmp_path, "--method", "adam", "--no-plot", "--epochs", "1", "--seed", str(2**70))
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_file_of_the_users_survives(tmp_path):
+    (tmp_path / ".writable").write_text("kept")
+    result = demo(tmp_path, "--method", "adam", "--epochs", "1", "--output", ".")
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".writable", "losses.png", "paths.png"]
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_the_reference_takes_the_same_step(method):
+    """What is timed beside the optimizer is its own next step, to the bit, and the one after that."""
+    rng = np.random.default_rng(0)
+    model = MLP((5, 7, 4), rng)
+    x, labels = rng.normal(size=(11, 5)).astype(np.float32), rng.integers(4, size=11)
+    ours = method.optimizer(model.params, **method.hypers)
+    grads = []
+    for _ in range(6):
+        with look_ahead(ours):
+            grads.append(model.loss_and_grads(x, labels)[1])
+        ours.step(grads[-1])
+    theirs = copy.deepcopy(ours)
+    step = reference_step(theirs)
+    for taken in grads:
+        ours.step(taken)
+        step(taken)
+        for mine, other in zip(ours.params, theirs.params, strict=True):
+            assert mine.tobytes() == other.tobytes()
 
 
 def test_epochs_and_output(tmp_path):

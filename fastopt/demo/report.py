@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from fastopt.demo import surface
+from fastopt.demo.methods import Method
 from fastopt.demo.training import Result
 
 # Okabe and Ito's palette, which the colour-blind can tell apart; line styles for the rest.
@@ -61,7 +62,8 @@ def notes(results: list[Result], default_epochs: bool) -> list[str]:
     lines = [
         "Training loss: mean cross-entropy over the training data after the last epoch, in nats.",
         f"us/step: median time of one optimizer step of this model (4 float32 arrays, {results[0].elements} elements), "
-        "gradients not included; NumPy is the same step by fastopt.reference; ratio is NumPy / fastopt.",
+        "gradients not included; NumPy is the same step by fastopt.reference; ratio is NumPy / fastopt. Measured at the "
+        "end of training, when some state has decayed to subnormal numbers, which processors compute slowly.",
     ]
     for result in results:
         expects = result.method.expects
@@ -110,7 +112,7 @@ def plot_paths(results: list[Result], styles: dict[str, tuple[str, str]], path: 
     levels = np.geomspace(1e-2, 1e3, 22)
     axes.contourf(x, y, np.clip(surface.value(x, y), 1e-2, 1e3), levels, norm=LogNorm(), cmap="Greys", alpha=0.45)
     axes.contour(x, y, surface.value(x, y), levels, colors="white", linewidths=0.5)
-    shown = {}
+    shown: dict[object, list[Method]] = {}
     for result in results:
         # Batch GD, SGD and mini-batch GD are one rule; without data they walk one path.
         key = (result.method.optimizer, tuple(result.method.surface.items()))

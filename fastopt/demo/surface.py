@@ -20,7 +20,7 @@ _C = (1.5, 2.25, 2.625)
 
 def value(x: Array, y: Array) -> Array:
     """Beale's function: the sum of (c_k - x + x*y**k)**2 for k = 1, 2, 3; its minimum is 0 at (3, 0.5)."""
-    total: Array = sum((c - x + x * y**k) ** 2 for k, c in enumerate(_C, start=1))  # type: ignore[assignment]
+    total: Array = sum((c - x + x * y**k) ** 2 for k, c in enumerate(_C, start=1))
     return total
 
 

@@ -40,7 +40,8 @@ class Digits:
     def load(cls, seed: int) -> Digits:
         images, labels = load_digits(return_X_y=True)
         x = (images / 16).astype(np.float32)
-        return cls(*train_test_split(x, labels, test_size=0.25, stratify=labels, random_state=seed))
+        state = int(np.random.default_rng(seed).integers(2**32))  # scikit-learn takes no larger seed
+        return cls(*train_test_split(x, labels, test_size=0.25, stratify=labels, random_state=state))
 
 
 @dataclass
@@ -65,7 +66,10 @@ def train(method: Method, digits: Digits, epochs: int, seed: int, progress: Call
     result.elements = sum(param.size for param in model.params.values())
     recent: deque[dict[str, Array]] = deque(maxlen=RECENT)
     for _ in range(epochs):
-        for x, y in fastopt.minibatches(digits.x_train, digits.y_train, batch_size=method.batch_size, rng=rng):
+        # A last batch of a few samples would move the weights as far as a whole one: the loss would jump.
+        for x, y in fastopt.minibatches(
+            digits.x_train, digits.y_train, batch_size=method.batch_size, drop_last=True, rng=rng
+        ):
             with look_ahead(optimizer):
                 _, grads = model.loss_and_grads(x, y)
             optimizer.step(grads)
@@ -110,6 +114,8 @@ def reference_step(optimizer: fastopt.Optimizer) -> Callable[[dict[str, Array]],
 
     def step(grads: dict[str, Array]) -> None:
         for key, param, state in tensors:
+            if "step" in state:
+                state["step"] += 1  # the optimizer counts the steps taken, a rule the one that it takes
             rule(param, grads[key], **state, **group)
 
     return step
