@@ -6,6 +6,7 @@ numbers; it knows no names of hyperparameters and no structure of a model beyond
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.pythread cimport PyThread_get_thread_ident
 
 from fastopt._core cimport (
     FASTOPT_F32, FASTOPT_F64, FASTOPT_MAX_STATES, Rule, Span, as_array, check, fastopt_group,
@@ -39,7 +40,8 @@ cdef class Engine:
     cdef list params      # the arrays, which also keep the memory alive
     cdef list states      # for each tensor a list of arrays or None, in the order of the rule's table
     cdef list exports     # memoryviews: while they live, no array can be resized
-    cdef bint busy
+    cdef bint busy        # read and written under the GIL
+    cdef unsigned long owner
 
     def __cinit__(self, str rule, list groups):
         cdef size_t count = sum(len(group) for group in groups)
@@ -95,8 +97,18 @@ cdef class Engine:
                              "every parameter needs its own")
 
     cdef guard(self):
+        """RuntimeError if another thread steps or loads; the one that holds the engine may go on."""
+        if self.busy and self.owner != PyThread_get_thread_ident():
+            raise RuntimeError("this optimizer is busy in another thread; nothing was written")
+
+    def hold(self):
+        """Makes this thread the only one that may use the engine, until `release`."""
         if self.busy:
-            raise RuntimeError("this optimizer is stepping in another thread; nothing was written")
+            raise RuntimeError("this optimizer is busy in another thread; nothing was written")
+        self.busy, self.owner = True, PyThread_get_thread_ident()
+
+    def release(self):
+        self.busy = False
 
     @property
     def arrays(self):
@@ -156,8 +168,7 @@ cdef class Engine:
         cdef int error
         cdef cnp.ndarray grad
         cdef list held = []
-        self.guard()
-        self.busy = True
+        self.hold()
         try:
             for i in range(self.tensor_count):
                 grad = as_array(names[i], grads[i], False)
@@ -177,4 +188,4 @@ cdef class Engine:
                     self.tensors[i].step -= 1
                 self.rule.fail(error, &self.groups[0], &self.tensors[0])
         finally:
-            self.busy = False
+            self.release()

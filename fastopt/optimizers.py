@@ -427,19 +427,25 @@ class Optimizer:
         ------
         TypeError, ValueError
             If something is missing, unknown or does not fit; the message names it.
+        RuntimeError
+            If another thread is in `step` of this optimizer; nothing was replaced.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must be a mapping, got {type(state_dict).__name__}")
         _same_keys("state_dict", state_dict, ["state", "param_groups"])
         ids, changes = self._read_groups(state_dict["param_groups"])
         loaded = self._read_state(state_dict["state"], ids, [values for _, values in changes])
-        self._set(changes, making=True)
-        for i, (steps, arrays) in enumerate(loaded):
-            values = changes[self._group_of(i)][1]
-            for buffer, array in zip(self._slots[i], arrays, strict=True):
-                if buffer is not None:
-                    buffer[...] = self._initial(values) if array is None else array
-            self._engine.set_step(i, steps)
+        self._engine.hold()
+        try:
+            self._set(changes, making=True)
+            for i, (steps, arrays) in enumerate(loaded):
+                values = changes[self._group_of(i)][1]
+                for buffer, array in zip(self._slots[i], arrays, strict=True):
+                    if buffer is not None:
+                        buffer[...] = self._initial(values) if array is None else array
+                self._engine.set_step(i, steps)
+        finally:
+            self._engine.release()
 
     def _group_of(self, i: int) -> int:
         return next(group._index for group in self.param_groups if i in group._tensors)

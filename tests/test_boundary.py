@@ -609,6 +609,34 @@ def test_hyperparameters_cannot_change_under_a_step():
     assert saved["state"][0]["step"] == 0
 
 
+def test_nothing_is_loaded_under_a_step():
+    p = tensor()
+    opt = fastopt.Adam(p)
+    opt.step(tensor())
+    saved, before = opt.state_dict(), opt.state_dict()
+    saved["state"][0]["exp_avg"] += 1
+    refused = []
+
+    def load():
+        try:
+            opt.load_state_dict(saved)
+        except RuntimeError as error:
+            refused.append(str(error))
+
+    opt._engine.hold()
+    thread = threading.Thread(target=load)
+    thread.start()
+    thread.join()
+    with raising(RuntimeError, "busy"):
+        opt.step(tensor())
+    opt._engine.release()
+    assert len(refused) == 1
+    assert "busy in another thread" in refused[0]
+    assert_same_bits(opt.state[0]["exp_avg"], before["state"][0]["exp_avg"])
+    opt.load_state_dict(saved)
+    assert_same_bits(opt.state[0]["exp_avg"], saved["state"][0]["exp_avg"])
+
+
 def test_step_in_a_forked_child():
     p, g = tensor(), tensor()
     opt = fastopt.Adam(p, lr=0.1)

@@ -62,7 +62,7 @@ def notes(results: list[Result], default_epochs: bool) -> list[str]:
     lines = [
         "Training loss: mean cross-entropy over the training data after the last epoch, in nats.",
         f"us/step: median time of one optimizer step of this model (4 float32 arrays, {results[0].elements} elements), "
-        "gradients not included; NumPy is the same step by fastopt.reference; ratio is NumPy / fastopt. Measured at the "
+        "gradients not included; NumPy is the same step by fastopt.reference; ratio is NumPy / fastopt. Taken at the "
         "end of training, when some state has decayed to subnormal numbers, which processors compute slowly.",
     ]
     for result in results:
