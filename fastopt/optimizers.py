@@ -531,17 +531,20 @@ class Optimizer:
         RuntimeError
             If another thread is in `step` of this optimizer; nothing was written.
         """
-        groups = _sequence("grads", grads, len(self._structures), "groups") if self._grouped else [grads]
+        self._engine.step(self._flat(grads), self._grad_names)
+
+    def _flat(self, grads: Any) -> list[Any]:
+        """The gradients in the order of the parameters, from the structure in which they came."""
+        if not self._grouped:
+            return self._structures[0].flatten("grads", grads)
         flat: list[Any] = []
-        for index, (structure, given) in enumerate(zip(self._structures, groups, strict=True)):
-            name = "grads"
-            if self._grouped:
-                if not isinstance(given, Mapping):
-                    raise TypeError(f"grads[{index}] must be a group {{'params': gradients}}, got {_kind(given)}")
-                _same_keys(f"grads[{index}]", given, ["params"])
-                name, given = f"grads[{index}]['params']", given["params"]
-            flat += structure.flatten(name, given)
-        self._engine.step(flat, self._grad_names)
+        groups = _sequence("grads", grads, len(self._structures), "groups")
+        for index, (structure, group) in enumerate(zip(self._structures, groups, strict=True)):
+            if not isinstance(group, Mapping):
+                raise TypeError(f"grads[{index}] must be a group {{'params': gradients}}, got {_kind(group)}")
+            _same_keys(f"grads[{index}]", group, ["params"])
+            flat += structure.flatten(f"grads[{index}]['params']", group["params"])
+        return flat
 
     # ---- Copies. ----
 
