@@ -3,8 +3,8 @@
  *
  * This header is the whole public contract of the C core. The core is plain C11: no Python, no
  * allocation, no threads. Compiling each .c file of this folder with `cc -O3 -c` builds it; no special
- * flags are needed. -ffast-math is refused; with clang, -ffp-contract=fast and the parts of -ffast-math would
- * change results and are to be left out (with GCC the sources switch them off themselves).
+ * flags are needed. -ffast-math is refused; with clang, -ffp-contract=fast would change results and is to be left
+ * out (GCC's, and other parts of -ffast-math, the sources switch off themselves).
  *
  * Every rule is one function for float (`_f32`) and one for double (`_f64`):
  *

@@ -24,7 +24,7 @@
  * pragma (the built-in's attributes are fixed before it is read); declaring the roots const does it.
  */
 #if defined(__clang__)
-#pragma STDC FP_CONTRACT OFF
+#pragma clang fp contract(off) reassociate(off)
 #elif defined(__GNUC__)
 #pragma GCC optimize("O3", "fp-contract=off", "no-trapping-math", "no-math-errno")
 #pragma GCC optimize("no-unsafe-math-optimizations", "no-associative-math", "no-reciprocal-math")

@@ -4,6 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
+__all__ = ["Engine"]
+
 _Array: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 _Settings: TypeAlias = tuple[int, tuple[float, ...], int, list[list[_Array | None]]]
 

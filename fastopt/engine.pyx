@@ -19,6 +19,8 @@ from fastopt._core import RULES
 
 cnp.import_array()
 
+__all__ = ["Engine"]
+
 
 cdef class Engine:
     """Binds the parameters of a model, then its state buffers, and steps them.

@@ -16,13 +16,11 @@ pytest.importorskip("mypy", reason="needs mypy: pip install 'fastopt[test]'")
 PACKAGE = Path(fastopt.__file__).parent
 COMPILED = ["fastopt._core", "fastopt.engine", "fastopt.kernels"]
 
-# What Cython puts into every module and class of its own accord: to pickle, to cimport, to find doctests. And a name
-# that the engine imports: a dict does not say which module it is from.
+# What Cython puts into every module and class of its own accord: to pickle, to cimport, to find doctests.
 ALLOWED = r"""
 fastopt\..*\.__(reduce|setstate)_cython__
 fastopt\..*\.__pyx_\w+__
 fastopt\..*\.__test__
-fastopt\.engine\.RULES
 """
 
 CONFIG = """
