@@ -392,6 +392,11 @@ class Optimizer:
             `{"state": {0: {"step": int, "exp_avg": array, ...}, ...}, "param_groups": [{"lr": ...,
             "params": [0, ...]}, ...]}`: arrays of the parameters' shapes and dtypes, numbers, bools and tuples.
 
+        Notes
+        -----
+        The namesake in torch.optim loads it once every array is a tensor (`torch.from_numpy`); `load_state_dict` takes
+        torch's as it is.
+
         Examples
         --------
         >>> opt = fastopt.Adam([np.ones(2)])

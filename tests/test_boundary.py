@@ -558,6 +558,28 @@ def test_more_than_two_to_the_31_elements():
 # ---- Concurrency and memory. ----
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_kernels_release_the_gil(rule):
+    """This thread sees the first element updated and the last one not yet: it runs in the middle of the loop."""
+    variant = next(variant for variant in VARIANTS if variant.rule == rule)
+    count = 8_000_000
+    buffers = [np.full(count, 0.5, np.float32) for _ in range(2 + len(variant.states))]
+    p, g, *states = buffers
+    arguments = variant.arguments(dict.fromkeys(RULES[rule].hypers, 0.5), 1)
+    for _ in range(20):
+        before = p[0]
+        thread = threading.Thread(target=variant.kernel, args=(p, g, states, arguments))
+        thread.start()
+        in_the_middle = False
+        while thread.is_alive():
+            in_the_middle = in_the_middle or (p[0] != before and p[-1] == before)
+        thread.join()
+        if in_the_middle:
+            return
+        assert p[0] != before
+    raise AssertionError("no other thread ran while the kernel did")
+
+
 def test_two_threads_on_one_optimizer():
     """While one thread is in the step, the other gets a RuntimeError and writes nothing."""
     count = 4_000_000
