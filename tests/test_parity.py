@@ -6,7 +6,7 @@ import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
 from common import DTYPES, ISAS, VARIANTS, assert_same_bits, random_tensor
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastopt
@@ -114,7 +114,7 @@ STEP_NUMBERS = st.one_of(st.integers(1, 5), st.integers(1, 2**53))
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rule", RULES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())
 def test_any_values(rule, dtype, data):
     """Subnormals, infinities, NaN and hyperparameters at the ends of their ranges, on all instruction sets."""
