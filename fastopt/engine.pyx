@@ -139,9 +139,11 @@ cdef class Engine:
         cdef int error
         self.guard()
         for k, hyper, options, buffers in settings:
+            group = self.groups[k]
             self.rule.fill(&group, hyper, options)
             for i, of_tensor in enumerate(buffers, start=self.first(k)):
-                tensor.dtype, tensor.step = self.tensors[i].dtype, 1
+                tensor = self.tensors[i]
+                tensor.step = 1
                 for slot, buffer in enumerate(of_tensor):
                     tensor.state[slot] = NULL
                     if buffer is not None:

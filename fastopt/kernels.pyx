@@ -92,7 +92,7 @@ cdef update(str name, p, g, tuple states, tuple hyper, tuple options):
     rule.fill(&group, hyper, bits)
     group.count = 1
     group.tensors = &tensor
-    tensor.step = group.hyper[0]
+    tensor.step = group.hyper[0]  # where a rule has a step, it comes first; the others do not look at it
     if cnp.PyArray_TYPE(params) == cnp.NPY_FLOAT:
         error = run[float](flat(params), flat(grad), flats[0], flats[1], flats[2], &group, &tensor)
     else:
