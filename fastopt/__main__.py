@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import fastopt
+from fastopt.demo import METHODS
 
 
 def _whole(least: int) -> type:
@@ -24,6 +25,12 @@ def _whole(least: int) -> type:
     return parse  # type: ignore[return-value]
 
 
+def _method(text: str) -> str:
+    if text not in METHODS:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(METHODS)}, got {text!r}")
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastopt", description=fastopt.__doc__)
     parser.add_argument("--version", action="version", version=f"fastopt {fastopt.__version__}")
@@ -31,7 +38,11 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("info", help="print version, compiler, flags and instruction sets")
     demo = commands.add_parser("demo", help="train a perceptron on handwritten digits with nine methods")
     demo.add_argument(
-        "--method", action="append", metavar="NAME", help="one method, may be given again (default: all; see below)"
+        "--method",
+        action="append",
+        type=_method,
+        metavar="NAME",
+        help="one method, may be given again (default: all; see below)",
     )
     demo.add_argument(
         "--epochs", type=_whole(1), metavar="N", help="for every method (default: each method's own number)"
@@ -41,39 +52,32 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=Path("demo-output"), metavar="FOLDER", help="for plots (default: %(default)s)"
     )
     demo.add_argument("--no-plot", action="store_true", help="draw nothing, write nothing")
-    demo.epilog = "methods: batch-gd sgd minibatch-gd momentum nag adagrad adadelta rmsprop adam"
+    demo.epilog = f"methods: {' '.join(METHODS)}"
     return parser
 
 
 def _demo(arguments: argparse.Namespace) -> int:
     try:
         if not arguments.no_plot:
-            import matplotlib  # noqa: F401
+            import matplotlib  # noqa: F401 (its absence is said before training starts, not after it)
 
-            # Said before training starts, not after it.
-        from fastopt import demo
+        from fastopt.demo.run import run
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("matplotlib", "rich", "sklearn"):
             raise
         print(f'the demo needs {error.name}: pip install "fastopt[demo]"', file=sys.stderr)
         return 1
-    names = list(dict.fromkeys(arguments.method or demo.METHODS))
-    for name in names:
-        if name not in demo.METHODS:
-            return _refuse(f"argument --method: must be one of {', '.join(demo.METHODS)}, got {name!r}")
     if not arguments.no_plot:
         try:
             arguments.output.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=arguments.output).close()
         except OSError as error:
-            return _refuse(f"argument --output: must be a folder to write to, got {str(arguments.output)!r} ({error})")
-    demo.run(names, arguments.epochs, arguments.seed, arguments.output, not arguments.no_plot)
+            found = f"got {str(arguments.output)!r} ({error})"
+            print(f"fastopt demo: error: argument --output: must be a folder to write to, {found}", file=sys.stderr)
+            return 2
+    names = list(dict.fromkeys(arguments.method or METHODS))
+    run(names, arguments.epochs, arguments.seed, arguments.output, not arguments.no_plot)
     return 0
-
-
-def _refuse(message: str) -> int:
-    print(f"fastopt demo: error: {message}", file=sys.stderr)
-    return 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -185,7 +185,7 @@ class ParamGroup(MutableMapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         if key == "params":
-            arrays = self._optimizer._engine.arrays
+            arrays = self._optimizer.params
             return tuple(arrays[i] for i in self._tensors)
         return self._values[key]
 
@@ -285,12 +285,13 @@ class Optimizer:
             self.param_groups.append(ParamGroup(self, index, first, len(structure.leaves), values))
             self._grad_names += structure.names("grads" + name.removeprefix("params"))
         self._engine = Engine(self.rule, named)
+        self._arrays: tuple[Array, ...] = self._engine.arrays
         self._slots: list[list[Array | None]] = [[None] * len(RULES[self.rule].states) for _ in self.params]
 
     @property
     def params(self) -> tuple[Array, ...]:
         """The arrays that a step updates, in order."""
-        return self._engine.arrays
+        return self._arrays
 
     # ---- Hyperparameters. ----
 
