@@ -10,6 +10,7 @@ import numpy as np
 
 from fastopt._core import RULES, pair
 from fastopt.engine import Engine
+from fastopt.structure import Structure, is_array, kind, same_keys, sequence
 
 __all__ = ["NAG", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Momentum", "Optimizer", "ParamGroup", "RMSprop"]
 
@@ -24,79 +25,8 @@ _TORCH_ONLY = frozenset(
 )
 
 
-# ---- The shapes in which a model may be given. ----
-
-
-def _is_array(obj: Any) -> bool:
-    if isinstance(obj, np.ndarray):
-        return True
-    try:
-        memoryview(obj)
-    except TypeError:
-        return False
-    return True
-
-
-class _Structure:
-    """How one group's parameters were given: one array, a sequence or a mapping; gradients come the same way."""
-
-    def __init__(self, name: str, params: Any) -> None:
-        self.keys: list[Any] | None = None
-        self.alone = _is_array(params) or isinstance(params, str) or not isinstance(params, Iterable)
-        if self.alone:  # if it is no array, binding it says so
-            self.leaves = [params]
-        elif isinstance(params, Mapping):
-            self.keys, self.leaves = list(params), list(params.values())
-        else:
-            self.leaves = list(params)
-        if not self.leaves:
-            raise ValueError(f"{name} is empty; give at least one array")
-
-    def names(self, name: str) -> list[str]:
-        """What errors call the leaves of something of this structure that is called `name`."""
-        if self.alone:
-            return [name]
-        return [f"{name}[{key!r}]" for key in (range(len(self.leaves)) if self.keys is None else self.keys)]
-
-    def flatten(self, name: str, values: Any) -> list[Any]:
-        """The leaves of `values`, which must have this structure, in this order."""
-        if self.alone:
-            return [values]
-        if self.keys is None:
-            return _sequence(name, values, len(self.leaves), "arrays")
-        if not isinstance(values, Mapping):
-            raise TypeError(f"{name} must be a mapping with the parameters' keys, got {_kind(values)}")
-        _same_keys(name, values, self.keys)
-        return [values[key] for key in self.keys]
-
-
-def _kind(obj: Any) -> str:
-    return "one array" if _is_array(obj) else type(obj).__name__
-
-
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _sequence(name: str, values: Any, count: int, what: str) -> list[Any]:
-    leaves: list[Any]
-    if type(values) is list:  # by far the most frequent, and spared the questions
-        leaves = values
-    elif _is_array(values) or isinstance(values, (Mapping, str)) or not isinstance(values, Iterable):
-        raise TypeError(f"{name} must be a sequence of {count} {what}, got {_kind(values)}")
-    else:
-        leaves = list(values)
-    if len(leaves) != count:
-        raise ValueError(f"{name} must be a sequence of {count} {what}, got {len(leaves)}")
-    return leaves
-
-
-def _same_keys(name: str, found: Iterable[Any], needed: Iterable[Any], optional: Iterable[Any] = ()) -> None:
-    found, needed, optional = set(found), list(needed), set(optional)
-    if missing := [key for key in needed if key not in found and key not in optional]:
-        raise ValueError(f"{name} has no {', '.join(map(repr, missing))}")
-    if unknown := sorted(map(repr, found.difference(needed, optional))):
-        raise ValueError(f"{name} has an unknown {', '.join(unknown)}; expected {', '.join(map(repr, needed))}")
 
 
 # ---- Hyperparameters. ----
@@ -262,11 +192,11 @@ class Optimizer:
         groups = [params]
         self._params = params
         self._grouped = False
-        if not _is_array(params) and not isinstance(params, (Mapping, str)) and isinstance(params, Iterable):
+        if not is_array(params) and not isinstance(params, (Mapping, str)) and isinstance(params, Iterable):
             self._params = listed = list(params)
             self._grouped = any(isinstance(item, Mapping) for item in listed)
             groups = listed if self._grouped else [listed]
-        self._structures: list[_Structure] = []
+        self._structures: list[Structure] = []
         self.param_groups: list[ParamGroup] = []
         self._grad_names: list[str] = []
         named: list[list[tuple[str, Any]]] = []
@@ -274,11 +204,11 @@ class Optimizer:
             values, name = dict(defaults), "params"
             if self._grouped:
                 if not isinstance(given, Mapping):
-                    raise TypeError(f"params[{index}] must be a group, like the others, got {_kind(given)}")
-                _same_keys(f"params[{index}]", given, ["params"], self._hypers())
+                    raise TypeError(f"params[{index}] must be a group, like the others, got {kind(given)}")
+                same_keys(f"params[{index}]", given, ["params"], self._hypers())
                 values.update((key, value) for key, value in given.items() if key != "params")
                 name, given = f"params[{index}]['params']", given["params"]
-            structure = _Structure(name, given)
+            structure = Structure(name, given)
             first = sum(len(group) for group in named)
             named.append(list(zip(structure.names(name), structure.leaves, strict=True)))
             self._structures.append(structure)
@@ -438,7 +368,7 @@ class Optimizer:
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must be a mapping, got {type(state_dict).__name__}")
-        _same_keys("state_dict", state_dict, ["state", "param_groups"])
+        same_keys("state_dict", state_dict, ["state", "param_groups"])
         ids, changes = self._read_groups(state_dict["param_groups"])
         loaded = self._read_state(state_dict["state"], ids, [values for _, values in changes])
         self._engine.hold()
@@ -469,8 +399,8 @@ class Optimizer:
             name = f"state_dict['param_groups'][{group._index}]"
             if not isinstance(saved, Mapping):
                 raise TypeError(f"{name} must be a mapping, got {type(saved).__name__}")
-            _same_keys(name, saved, ["params", *self._hypers()], {*_TORCH_ONLY, *self._torch_lacks})
-            members = _sequence(f"{name}['params']", saved["params"], len(group._tensors), "parameters")
+            same_keys(name, saved, ["params", *self._hypers()], {*_TORCH_ONLY, *self._torch_lacks})
+            members = sequence(f"{name}['params']", saved["params"], len(group._tensors), "parameters")
             if len(set(members)) < len(members) or not set(members).isdisjoint(ids):
                 raise ValueError(f"{name}['params'] names a parameter twice: {[*ids, *members]}")
             names = saved.get("param_names")
@@ -507,7 +437,7 @@ class Optimizer:
                 needed, optional = ["step"], ["step"] if self._special is not None else []
                 for slot, state_name in enumerate(rule.states):
                     (needed if used[slot] and slot != self._special else optional).append(state_name)
-                _same_keys(name, entry, needed, optional)
+                same_keys(name, entry, needed, optional)
                 steps = _steps(f"{name}['step']", entry.get("step", 0))
                 for slot, state_name in enumerate(rule.states):
                     if state_name in entry:
@@ -544,11 +474,11 @@ class Optimizer:
         if not self._grouped:
             return self._structures[0].flatten("grads", grads)
         flat: list[Any] = []
-        groups = _sequence("grads", grads, len(self._structures), "groups")
+        groups = sequence("grads", grads, len(self._structures), "groups")
         for index, (structure, group) in enumerate(zip(self._structures, groups, strict=True)):
             if not isinstance(group, Mapping):
-                raise TypeError(f"grads[{index}] must be a group {{'params': gradients}}, got {_kind(group)}")
-            _same_keys(f"grads[{index}]", group, ["params"])
+                raise TypeError(f"grads[{index}] must be a group {{'params': gradients}}, got {kind(group)}")
+            same_keys(f"grads[{index}]", group, ["params"])
             flat += structure.flatten(f"grads[{index}]['params']", group["params"])
         return flat
 
