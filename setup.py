@@ -28,6 +28,7 @@ def extension(name, sources=(), **kwargs):
             ("FASTOPT_CFLAGS", f'"{" ".join(cflags)}"'),
         ],
         extra_compile_args=cflags,
+        extra_link_args=["-pthread"],
         **kwargs,
     )
 
@@ -43,6 +44,7 @@ setup(
             ),
             extension("kernels"),
             extension("engine"),
+            extension("clipping"),
         ],
         build_dir="build/cython",
     ),

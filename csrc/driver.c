@@ -1,62 +1,374 @@
 /*
  * driver.c - many tensors in one call.
+ *
+ * The tensors of a model, laid end to end, are one row of elements. A step cuts it into even pieces without regard to
+ * where tensors begin, so that one large tensor and a thousand small ones keep all threads equally busy; the norm
+ * cuts it into strips. Rules work element by element and the norm's order is fixed, so the cuts change no bit.
  */
 #include "internal.h"
 
 #include <string.h>
 
-/* Whether b can be stepped by the plan that was made for a: what prepare() may look at is the same. */
-static int same_plan(const fastopt_tensor *a, const fastopt_tensor *b)
+enum {
+    LINE = 64,             /* bytes of a cache line: pieces of a tensor begin on one */
+    WORTH_A_THREAD = 1 << 20, /* bytes that a thread must have to touch to pay for being woken; measured */
+    PIECES_A_THREAD = 16,  /* so that a thread that comes late, or is disturbed, leaves the others its share */
+    PIECE = 1 << 17,       /* bytes that a piece touches at least */
+    BLOCK = 2048,          /* elements between whose step and whose zeroing the gradient stays in the cache */
+    STRIP = 4096,          /* elements of a strip of the norm at least, */
+    STRIPS = 1024          /* and strips at most */
+};
+
+/* What a model amounts to. */
+typedef struct {
+    size_t elements;
+    size_t bytes; /* touched by a step: parameters, gradients and state */
+    int doubles;  /* whether there are any */
+} extent;
+
+static size_t size_of(int dtype)
 {
-    if (a->dtype != b->dtype || a->step != b->step)
-        return 0;
-    for (int i = 0; i < FASTOPT_MAX_STATES; i++)
-        if (!a->state[i] != !b->state[i])
-            return 0;
-    return 1;
+    return dtype == FASTOPT_F32 ? sizeof(float) : sizeof(double);
 }
 
-static int plan_tensor(const fastopt_group *group, const fastopt_tensor *tensor, fastopt_plan *plan)
+/* ---- Checks and coefficients. ---- */
+
+/* What a group's step is to be multiplied by goes into a copy of its hyperparameters. */
+static void scaled(const fastopt_group *group, double factor, double *hyper)
+{
+    memcpy(hyper, group->hyper, sizeof group->hyper);
+    hyper[fastopt_scale_index(group->rule)] *= factor;
+}
+
+static int plan(const fastopt_set *set, fastopt_group *group, double factor)
+{
+    const fastopt_entry *entry = &set->entries[group->dtype][group->rule];
+    double hyper[FASTOPT_MAX_HYPERS];
+
+    scaled(group, factor, hyper);
+    group->plan.run = (void (*)(void))entry->run;
+    return entry->prepare(hyper, group->options, group->tensors[0].state, group->plan.coefficients);
+}
+
+/* Everything but g and p; leaves the coefficients in the plan. */
+static int check_group(const fastopt_set *set, fastopt_group *group, double factor)
 {
     const fastopt_rule_info *info = fastopt_rule(group->rule);
     double hyper[FASTOPT_MAX_HYPERS];
+    int error = info ? FASTOPT_OK : FASTOPT_ERR_RULE;
 
-    memcpy(hyper, group->hyper, sizeof hyper);
-    if (info && !strncmp(info->hypers, "step", 4)) /* where a rule has a step, it comes first */
-        hyper[0] = tensor->step;
-    return fastopt_make_plan(group->rule, tensor->dtype, hyper, group->options, tensor->state, plan);
+    if (!error) {
+        scaled(group, factor, hyper);
+        error = fastopt_check_hypers(group->rule, group->dtype, hyper, group->options);
+    }
+    if (error || !group->count)
+        return error;
+    for (int i = 0; i < info->required_states; i++)
+        if (!group->tensors[0].state[i])
+            return FASTOPT_ERR_BUFFER;
+    return plan(set, group, factor);
 }
 
-int fastopt_check(const fastopt_group *group, const fastopt_tensor *tensor)
+int fastopt_check(fastopt_group *group)
 {
-    fastopt_plan plan;
-    return plan_tensor(group, tensor, &plan);
+    const fastopt_set *set = fastopt_active_set();
+    return set ? check_group(set, group, 1.0) : FASTOPT_ERR_ISA;
 }
 
-/* Walks all tensors: with write == 0 it only checks. */
-static int walk(size_t count, const fastopt_group *groups, int write)
+/* Finds out where each tensor stands in the row; every gradient must be there. */
+static int lay_out(fastopt_model *model, extent *all)
 {
-    for (size_t k = 0; k < count; k++) {
-        const fastopt_tensor *tensors = groups[k].tensors;
-        fastopt_plan plan;
-        for (size_t i = 0; i < groups[k].count; i++) {
-            if (i == 0 || !same_plan(&tensors[i - 1], &tensors[i])) {
-                const int error = plan_tensor(&groups[k], &tensors[i], &plan);
-                if (error)
-                    return error;
-            }
-            if (!write && tensors[i].n && (!tensors[i].p || !tensors[i].g))
+    memset(all, 0, sizeof *all);
+    for (size_t k = 0; k < model->count; k++) {
+        fastopt_group *group = &model->groups[k];
+        if (group->dtype != FASTOPT_F32 && group->dtype != FASTOPT_F64)
+            return FASTOPT_ERR_RULE;
+        all->doubles |= group->dtype == FASTOPT_F64;
+        for (size_t i = 0; i < group->count; i++) {
+            if (group->tensors[i].n && !group->tensors[i].g)
                 return FASTOPT_ERR_BUFFER;
-            if (write)
-                plan.run(tensors[i].n, tensors[i].p, tensors[i].g, tensors[i].state,
-                         &plan.coefficients, plan.options);
+            group->tensors[i].first = all->elements;
+            all->elements += group->tensors[i].n;
         }
     }
     return FASTOPT_OK;
 }
 
-int fastopt_step(size_t count, const fastopt_group *groups)
+static int check_step(const fastopt_set *set, fastopt_model *model, extent *all)
 {
-    const int error = walk(count, groups, 0);
-    return error ? error : walk(count, groups, 1);
+    int error = lay_out(model, all);
+
+    if (!(model->grad_scale >= -DBL_MAX && model->grad_scale <= DBL_MAX) ||
+        ((model->extras & FASTOPT_CLIP_NORM) && !(model->max_norm >= 0.0)))
+        return FASTOPT_ERR_MODEL;
+    for (size_t k = 0; !error && k < model->count; k++) {
+        fastopt_group *group = &model->groups[k];
+        size_t elements = 0, buffers = 2;
+
+        error = check_group(set, group, model->grad_scale);
+        for (size_t i = 0; !error && i < group->count; i++) {
+            const fastopt_tensor *tensor = &group->tensors[i], *first = group->tensors;
+            if (tensor->n && !tensor->p)
+                error = FASTOPT_ERR_BUFFER;
+            for (int j = 0; j < FASTOPT_MAX_STATES; j++)
+                if (!tensor->state[j] != !first->state[j])
+                    error = FASTOPT_ERR_BUFFER;
+            elements += tensor->n;
+        }
+        for (int j = 0; j < FASTOPT_MAX_STATES; j++)
+            buffers += group->count && group->tensors[0].state[j];
+        all->bytes += elements * buffers * size_of(group->dtype);
+    }
+    return error;
+}
+
+/* ---- Pieces of the row. ---- */
+
+/* The last tensor of the group that begins at or before this place in the row, or the first one. */
+static size_t find(const fastopt_group *group, size_t place)
+{
+    size_t low = 0, high = group->count;
+
+    while (high - low > 1) {
+        const size_t middle = low + (high - low) / 2;
+        if (group->tensors[middle].first <= place)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+typedef void part_task(void *context, const fastopt_group *group, const fastopt_tensor *tensor, size_t begin,
+                       size_t end);
+
+/*
+ * Calls the task with every part of a tensor between two places in the row. Cuts within a tensor move on to the next
+ * multiple of `unit` elements, from both sides alike.
+ */
+static void for_parts(const fastopt_model *model, size_t begin, size_t end, size_t unit_bytes, part_task *task,
+                      void *context)
+{
+    for (size_t k = 0; k < model->count; k++) {
+        const fastopt_group *group = &model->groups[k];
+        const fastopt_tensor *last = group->tensors + group->count - 1;
+        size_t unit;
+
+        if (!group->count || last->first + last->n <= begin)
+            continue;
+        unit = unit_bytes > size_of(group->dtype) ? unit_bytes / size_of(group->dtype) : 1;
+        for (size_t i = find(group, begin); i < group->count && group->tensors[i].first < end; i++) {
+            const fastopt_tensor *tensor = &group->tensors[i];
+            size_t from = begin > tensor->first ? begin - tensor->first : 0, to = end - tensor->first;
+
+            from = (from + unit - 1) / unit * unit;
+            to = to < tensor->n ? (to + unit - 1) / unit * unit : tensor->n;
+            to = to < tensor->n ? to : tensor->n;
+            if (from < to)
+                task(context, group, tensor, from, to);
+        }
+    }
+}
+
+/* How many threads a model may have for work that touches so many bytes. */
+static int threads_for(const fastopt_model *model, size_t bytes)
+{
+    const int limit = model->threads > 0 ? model->threads : fastopt_get_num_threads();
+    const size_t worth = bytes / WORTH_A_THREAD;
+
+    return worth < (size_t)limit ? (int)worth : limit;
+}
+
+/* ---- The global norm. ---- */
+
+typedef struct {
+    const fastopt_model *model;
+    const fastopt_set *set;
+    size_t elements, strip;
+    double scale;
+    double sums[STRIPS];
+} norm_job;
+
+typedef struct {
+    const norm_job *job;
+    size_t begin; /* of the strip, in the row */
+    double lanes[FASTOPT_LANES];
+} strip_sum;
+
+static void sum_part(void *context, const fastopt_group *group, const fastopt_tensor *tensor, size_t begin, size_t end)
+{
+    strip_sum *sum = context;
+    const size_t phase = (tensor->first + begin - sum->begin) % FASTOPT_LANES;
+    const char *g = tensor->g;
+
+    sum->job->set->norm[group->dtype]->sum_squares(end - begin, g + begin * size_of(group->dtype), phase,
+                                                   sum->job->scale, sum->lanes);
+}
+
+static void sum_strip(void *context, size_t index)
+{
+    norm_job *job = context;
+    strip_sum sum = {job, index * job->strip, {0.0}};
+    size_t end = sum.begin + job->strip;
+
+    end = end < job->elements ? end : job->elements;
+    for_parts(job->model, sum.begin, end, 1, sum_part, &sum);
+    for (int width = FASTOPT_LANES / 2; width; width /= 2)
+        for (int j = 0; j < width; j++)
+            sum.lanes[j] += sum.lanes[j + width];
+    job->sums[index] = sum.lanes[0];
+}
+
+static double sum_squares(norm_job *job, double scale, int threads)
+{
+    const size_t strips = (job->elements + job->strip - 1) / job->strip;
+    double sum = 0.0;
+
+    job->scale = scale;
+    fastopt_run_pieces(sum_strip, job, strips, threads);
+    for (size_t i = 0; i < strips; i++)
+        sum += job->sums[i];
+    return sum;
+}
+
+static double global_norm(const fastopt_model *model, const fastopt_set *set, const extent *all)
+{
+    const size_t sixteenths = (all->elements + FASTOPT_LANES * STRIPS - 1) / (FASTOPT_LANES * STRIPS);
+    const int threads = threads_for(model, all->elements * (all->doubles ? sizeof(double) : sizeof(float)));
+    norm_job job;
+    double sum;
+
+    job.model = model;
+    job.set = set;
+    job.elements = all->elements;
+    job.strip = sixteenths * FASTOPT_LANES > STRIP ? sixteenths * FASTOPT_LANES : STRIP;
+    sum = sum_squares(&job, 1.0, threads);
+    if (all->doubles && sum > DBL_MAX) /* squares of floats neither overflow nor vanish */
+        return sqrt(sum_squares(&job, 0x1p-600, threads)) * 0x1p600;
+    if (all->doubles && sum < 0x1p-900)
+        return sqrt(sum_squares(&job, 0x1p600, threads)) * 0x1p-600;
+    return sqrt(sum);
+}
+
+static double clip_factor(double norm, double max_norm)
+{
+    return norm + 1e-6 <= max_norm ? 1.0 : max_norm / (norm + 1e-6); /* NaN stays */
+}
+
+int fastopt_global_norm(fastopt_model *model)
+{
+    const fastopt_set *set = fastopt_active_set();
+    extent all;
+    int error = set ? lay_out(model, &all) : FASTOPT_ERR_ISA;
+
+    if (!error)
+        model->norm = global_norm(model, set, &all);
+    return error;
+}
+
+typedef struct {
+    const fastopt_model *model;
+    const fastopt_set *set;
+    size_t elements, pieces;
+    double factor;
+} row_job;
+
+static void piece_of(const row_job *job, size_t piece, part_task *task, void *context)
+{
+    const size_t even = job->elements / job->pieces, rest = job->elements % job->pieces;
+    const size_t begin = piece * even + (piece < rest ? piece : rest);
+
+    for_parts(job->model, begin, begin + even + (piece < rest), LINE, task, context);
+}
+
+/* Every piece of the row of a job that touches so many bytes, on as many threads as that is worth. */
+static void run_row(row_job *job, fastopt_task *task, size_t bytes)
+{
+    const int threads = threads_for(job->model, bytes);
+    const size_t most = bytes / PIECE + 1, wanted = threads > 1 ? (size_t)threads * PIECES_A_THREAD : 1;
+
+    job->pieces = wanted < most ? wanted : most;
+    fastopt_run_pieces(task, job, job->pieces, threads);
+}
+
+static void multiply_part(void *context, const fastopt_group *group, const fastopt_tensor *tensor, size_t begin,
+                          size_t end)
+{
+    const row_job *job = context;
+    char *g = tensor->g;
+
+    job->set->norm[group->dtype]->multiply(end - begin, g + begin * size_of(group->dtype), job->factor);
+}
+
+static void multiply_piece(void *context, size_t piece)
+{
+    piece_of(context, piece, multiply_part, context);
+}
+
+int fastopt_clip_grad_norm(fastopt_model *model)
+{
+    const fastopt_set *set = fastopt_active_set();
+    row_job job;
+    extent all;
+    int error = set ? lay_out(model, &all) : FASTOPT_ERR_ISA;
+
+    if (!error && !(model->max_norm >= 0.0))
+        error = FASTOPT_ERR_MODEL;
+    if (error)
+        return error;
+    model->norm = global_norm(model, set, &all);
+    job = (row_job){model, set, all.elements, 1, clip_factor(model->norm, model->max_norm)};
+    if (job.factor != 1.0)
+        run_row(&job, multiply_piece, all.elements * (all.doubles ? sizeof(double) : sizeof(float)));
+    return FASTOPT_OK;
+}
+
+/* ---- The step. ---- */
+
+static void step_part(void *context, const fastopt_group *group, const fastopt_tensor *tensor, size_t begin, size_t end)
+{
+    const row_job *job = context;
+    const size_t size = size_of(group->dtype);
+    const int zero = (job->model->extras & FASTOPT_ZERO_GRAD) != 0;
+    const size_t most = zero ? BLOCK : end - begin;
+
+    for (size_t i = begin, n; i < end; i += n) {
+        char *p = tensor->p, *g = tensor->g;
+        void *state[FASTOPT_MAX_STATES];
+
+        n = end - i < most ? end - i : most;
+        for (int j = 0; j < FASTOPT_MAX_STATES; j++)
+            state[j] = tensor->state[j] ? (char *)tensor->state[j] + i * size : NULL;
+        fastopt_call(&group->plan, n, p + i * size, g + i * size, state, group->options);
+        if (zero)
+            memset(g + i * size, 0, n * size);
+    }
+}
+
+static void step_piece(void *context, size_t piece)
+{
+    piece_of(context, piece, step_part, context);
+}
+
+int fastopt_step(fastopt_model *model)
+{
+    const fastopt_set *set = fastopt_active_set();
+    row_job job;
+    extent all;
+    int error = set ? check_step(set, model, &all) : FASTOPT_ERR_ISA;
+
+    if (error)
+        return error;
+    if (model->extras & (FASTOPT_CLIP_NORM | FASTOPT_SKIP_NONFINITE)) {
+        model->norm = fabs(model->grad_scale) * global_norm(model, set, &all);
+        if ((model->extras & FASTOPT_SKIP_NONFINITE) && !(model->norm <= DBL_MAX))
+            return FASTOPT_SKIPPED;
+        if (model->extras & FASTOPT_CLIP_NORM)
+            for (size_t k = 0; k < model->count; k++)
+                if (model->groups[k].count)
+                    plan(set, &model->groups[k], model->grad_scale * clip_factor(model->norm, model->max_norm));
+    }
+    job = (row_job){model, set, all.elements, 1, 1.0};
+    run_row(&job, step_piece, all.bytes);
+    return FASTOPT_OK;
 }

@@ -32,17 +32,14 @@
 #include "instantiate.h"
 #endif
 
-typedef struct {
-    const char *name;
-    const fastopt_entry *entries[2]; /* [FASTOPT_F32], [FASTOPT_F64] */
-} fastopt_set;
-
 /* Narrowest first: each needs what those before it need. */
+#define FASTOPT_ALL(set) \
+    {#set, {entries_f32_##set, entries_f64_##set}, {&norm_f32_##set, &norm_f64_##set}}
 static const fastopt_set sets[] = {
-    {"baseline", {entries_f32_baseline, entries_f64_baseline}},
+    FASTOPT_ALL(baseline),
 #ifdef FASTOPT_X86
-    {"avx2", {entries_f32_avx2, entries_f64_avx2}},
-    {"avx512", {entries_f32_avx512, entries_f64_avx512}},
+    FASTOPT_ALL(avx2),
+    FASTOPT_ALL(avx512),
 #endif
 };
 
@@ -81,7 +78,7 @@ static const fastopt_set *find_set(const char *name)
     return NULL;
 }
 
-static const fastopt_set *active_set(void)
+const fastopt_set *fastopt_active_set(void)
 {
     const fastopt_set *set = atomic_load_explicit(&active, memory_order_relaxed);
 
@@ -94,7 +91,7 @@ static const fastopt_set *active_set(void)
 
 const char *fastopt_isa(void)
 {
-    const fastopt_set *set = active_set();
+    const fastopt_set *set = fastopt_active_set();
     return set ? set->name : NULL;
 }
 
@@ -116,7 +113,6 @@ const char *fastopt_available_isa(int index)
 /* ---- The table of rules. ---- */
 
 #define FASTOPT_BIT(option) | FASTOPT_##option
-#define FASTOPT_NAME(hyper) #hyper,
 
 static const fastopt_rule_info rules[RULE_COUNT] = {
 #define FASTOPT_RULE(name, required, states, hypers, options) \
@@ -126,8 +122,9 @@ static const fastopt_rule_info rules[RULE_COUNT] = {
 #undef FASTOPT_RULE
 };
 
-static const char *const hyper_names[RULE_COUNT][FASTOPT_MAX_HYPERS] = {
-#define FASTOPT_RULE(name, required, states, hypers, options) {EACH(FASTOPT_NAME, hypers)},
+static const int hyper_counts[RULE_COUNT] = {
+#define FASTOPT_ONE(hyper) + 1
+#define FASTOPT_RULE(name, required, states, hypers, options) 0 EACH(FASTOPT_ONE, hypers),
 #include "rules.def"
 #undef FASTOPT_RULE
 };
@@ -137,10 +134,27 @@ const fastopt_rule_info *fastopt_rule(int rule)
     return rule >= 0 && rule < RULE_COUNT ? &rules[rule] : NULL;
 }
 
+int fastopt_scale_index(int rule)
+{
+    return hyper_counts[rule] - 1;
+}
+
 /* ---- What hyperparameters may be. ---- */
 
 typedef enum { COUNT, NON_NEGATIVE, BELOW_ONE, UP_TO_ONE, FINITE } fastopt_range;
 
+static const struct {
+    const char *words;
+    double low, high; /* both included */
+} ranges[] = {
+    [COUNT] = {"a whole number from 1 to 2**53", 1.0, 9007199254740992.0},
+    [NON_NEGATIVE] = {"a finite number >= 0", 0.0, DBL_MAX},
+    [BELOW_ONE] = {"a number in [0, 1)", 0.0, 1.0 - DBL_EPSILON / 2},
+    [UP_TO_ONE] = {"a number in [0, 1]", 0.0, 1.0},
+    [FINITE] = {"a finite number", -DBL_MAX, DBL_MAX},
+};
+
+/* The range of each hyperparameter: by its name, and for each rule in the order of its table. */
 static const struct {
     const char *name;
     fastopt_range range;
@@ -150,87 +164,70 @@ static const struct {
 #undef FASTOPT_HYPER
 };
 
-static int find_hyper(const char *name)
-{
-    for (int i = 0; i < (int)(sizeof hypers / sizeof *hypers); i++)
-        if (!strcmp(hypers[i].name, name))
-            return i;
-    return -1;
-}
+enum {
+#define FASTOPT_HYPER(name, range) RANGE_OF_##name = range,
+#include "rules.def"
+#undef FASTOPT_HYPER
+};
+
+static const unsigned char ranges_of[RULE_COUNT][FASTOPT_MAX_HYPERS] = {
+#define FASTOPT_RANGE(name) RANGE_OF_##name,
+#define FASTOPT_RULE(name, required, states, hypers, options) {EACH(FASTOPT_RANGE, hypers)},
+#include "rules.def"
+#undef FASTOPT_RULE
+};
 
 const char *fastopt_hyper_range(const char *name)
 {
-    static const char *const words[] = {
-        [COUNT] = "a whole number from 1 to 2**53",
-        [NON_NEGATIVE] = "a finite number >= 0",
-        [BELOW_ONE] = "a number in [0, 1)",
-        [UP_TO_ONE] = "a number in [0, 1]",
-        [FINITE] = "a finite number",
-    };
-    const int hyper = name ? find_hyper(name) : -1;
-    return hyper < 0 ? NULL : words[hypers[hyper].range];
+    for (int i = 0; name && i < (int)(sizeof hypers / sizeof *hypers); i++)
+        if (!strcmp(hypers[i].name, name))
+            return ranges[hypers[i].range].words;
+    return NULL;
 }
 
-static int in_range(fastopt_range range, double x)
+static int in_range(int range, double x) /* every comparison with NaN is false */
 {
-    switch (range) { /* every comparison with NaN is false */
-    case COUNT: return x >= 1.0 && x <= 9007199254740992.0 && x == (double)(uint64_t)x;
-    case NON_NEGATIVE: return x >= 0.0 && x < (double)INFINITY;
-    case BELOW_ONE: return x >= 0.0 && x < 1.0;
-    case UP_TO_ONE: return x >= 0.0 && x <= 1.0;
-    case FINITE: break;
-    }
-    return x > -(double)INFINITY && x < (double)INFINITY;
+    return x >= ranges[range].low && x <= ranges[range].high;
 }
 
-static int check_hypers(int rule, int dtype, const double *hyper)
+int fastopt_check_hypers(int rule, int dtype, const double *hyper, unsigned options)
 {
-    for (int i = 0; i < FASTOPT_MAX_HYPERS && hyper_names[rule][i]; i++) {
-        const fastopt_range range = hypers[find_hyper(hyper_names[rule][i])].range;
-        if (!in_range(range, hyper[i]) ||
-            (dtype == FASTOPT_F32 && range != COUNT && !in_range(range, (double)(float)hyper[i])))
+    if (rule < 0 || rule >= RULE_COUNT || (dtype != FASTOPT_F32 && dtype != FASTOPT_F64))
+        return FASTOPT_ERR_RULE;
+    if (options & ~rules[rule].option_mask)
+        return FASTOPT_ERR_OPTION;
+    for (int i = 0; i < hyper_counts[rule]; i++) {
+        const int range = ranges_of[rule][i];
+        if (!in_range(range, hyper[i]) || (range == COUNT && hyper[i] != (double)(uint64_t)hyper[i]) ||
+            (range != COUNT && dtype == FASTOPT_F32 && !in_range(range, (double)(float)hyper[i])))
             return FASTOPT_ERR_HYPER - i;
     }
     return FASTOPT_OK;
 }
 
-/* ---- From hyperparameters to a loop and its coefficients. ---- */
-
-int fastopt_make_plan(int rule, int dtype, const double *hyper, unsigned options, void *const *state,
-                      fastopt_plan *plan)
-{
-    const fastopt_set *set = active_set();
-    int error;
-
-    if (!set)
-        return FASTOPT_ERR_ISA;
-    if (rule < 0 || rule >= RULE_COUNT || (dtype != FASTOPT_F32 && dtype != FASTOPT_F64))
-        return FASTOPT_ERR_RULE;
-    if (options & ~rules[rule].option_mask)
-        return FASTOPT_ERR_OPTION;
-    error = check_hypers(rule, dtype, hyper);
-    if (error)
-        return error;
-    for (int i = 0; i < rules[rule].required_states; i++)
-        if (!state[i])
-            return FASTOPT_ERR_BUFFER;
-    plan->run = set->entries[dtype][rule].run;
-    plan->options = options;
-    return set->entries[dtype][rule].prepare(hyper, options, state, &plan->coefficients);
-}
+/* ---- One tensor. ---- */
 
 static int run_one(int rule, int dtype, size_t n, void *p, const void *g, void *const *state,
                    const double *hyper, unsigned options)
 {
-    fastopt_plan plan;
-    const int error = fastopt_make_plan(rule, dtype, hyper, options, state, &plan);
+    const fastopt_set *set = fastopt_active_set();
+    double coefficients[sizeof(((fastopt_plan *)0)->coefficients) / sizeof(double)];
+    int error;
 
+    if (!set)
+        return FASTOPT_ERR_ISA;
+    error = fastopt_check_hypers(rule, dtype, hyper, options);
     if (error)
         return error;
     if (n && (!p || !g))
         return FASTOPT_ERR_BUFFER;
-    plan.run(n, p, g, state, &plan.coefficients, options);
-    return FASTOPT_OK;
+    for (int i = 0; i < rules[rule].required_states; i++)
+        if (!state[i])
+            return FASTOPT_ERR_BUFFER;
+    error = set->entries[dtype][rule].prepare(hyper, options, state, coefficients);
+    if (!error)
+        set->entries[dtype][rule].run(n, p, g, state, coefficients, options);
+    return error;
 }
 
 /* The public functions: fastopt_adam_f32() and so on, as fastopt.h declares them. */
@@ -288,10 +285,12 @@ const char *fastopt_strerror(int error)
 {
     switch (error) {
     case FASTOPT_OK: return "no error";
+    case FASTOPT_SKIPPED: return "the step was skipped: the norm of the gradients is not finite";
     case FASTOPT_ERR_ISA: return "this machine has no instruction set of that name";
     case FASTOPT_ERR_RULE: return "no such rule or element type";
     case FASTOPT_ERR_OPTION: return "an option that the rule or its hyperparameters do not allow";
     case FASTOPT_ERR_BUFFER: return "a buffer that the rule or its hyperparameters need is NULL";
+    case FASTOPT_ERR_MODEL: return "grad_scale must be a finite number, max_norm a number >= 0";
     default: break;
     }
     return error <= FASTOPT_ERR_HYPER && error > FASTOPT_ERR_HYPER - FASTOPT_MAX_HYPERS

@@ -2,8 +2,9 @@
  * fastopt.h - the update rules of gradient descent as in-place C loops.
  *
  * This header is the whole public contract of the C core. The core is plain C11: no Python, no
- * allocation, no threads. Compiling each .c file of this folder with `cc -O3 -c` builds it; no special
- * flags are needed. -ffast-math is refused; with clang, -ffp-contract=fast would change results and is to be left
+ * allocation, and no threads unless they are asked for (fastopt_set_num_threads, fastopt_model). Compiling
+ * each .c file of this folder with `cc -O3 -c` builds it; no special flags are needed (before glibc 2.34,
+ * link with -pthread). -ffast-math is refused; with clang, -ffp-contract=fast would change results and is to be left
  * out (GCC's, and other parts of -ffast-math, the sources switch off themselves).
  *
  * Every rule is one function for float (`_f32`) and one for double (`_f64`):
@@ -54,10 +55,13 @@ extern "C" {
 /* What a function returns. The values never change their meaning. */
 enum {
     FASTOPT_OK = 0,
+    FASTOPT_SKIPPED = 1,     /* fastopt_step() alone: nothing was written, as asked for */
     FASTOPT_ERR_ISA = -1,    /* FASTOPT_ISA, or the name given, is no instruction set of this machine */
     FASTOPT_ERR_RULE = -2,   /* no such rule, or no such element type */
     FASTOPT_ERR_OPTION = -3, /* an option this rule does not take, or one that its hyperparameters forbid */
-    FASTOPT_ERR_BUFFER = -4, /* a buffer that the rule or its hyperparameters need is NULL */
+    FASTOPT_ERR_BUFFER = -4, /* a buffer that the rule or its hyperparameters need is NULL, or one that the
+                                group's first tensor has is missing in another, or the reverse */
+    FASTOPT_ERR_MODEL = -5,  /* grad_scale or max_norm of a model is out of its range */
     FASTOPT_ERR_HYPER = -16  /* FASTOPT_ERR_HYPER - i: the i-th hyperparameter (from 0, in the order of
                                 the prototype) is out of its range, or leaves it when rounded to float */
 };
@@ -207,29 +211,91 @@ FASTOPT_API const char *fastopt_hyper_range(const char *name);
 
 typedef struct {
     size_t n;
-    int dtype; /* FASTOPT_F32 or FASTOPT_F64: the type of all buffers of this tensor */
     void *p;
-    const void *g;
+    void *g;                         /* only read, but for FASTOPT_ZERO_GRAD and fastopt_clip_grad_norm() */
     void *state[FASTOPT_MAX_STATES]; /* in the order of the rule's table; NULL: left off */
-    double step;                     /* for rules whose hyperparameters name `step`: takes its place */
+    size_t first;                    /* the library's own: how many elements stand before this tensor */
 } fastopt_tensor;
 
+/* The library's own: the loop and the coefficients of one step of a group. */
 typedef struct {
-    int rule; /* index in the table of rules */
+    void (*run)(void);
+    double coefficients[12];
+} fastopt_plan;
+
+/* Tensors that share everything but their memory: also which of the optional buffers there are. */
+typedef struct {
+    int rule;  /* index in the table of rules */
+    int dtype; /* FASTOPT_F32 or FASTOPT_F64: the type of all buffers */
     unsigned options;
     double hyper[FASTOPT_MAX_HYPERS]; /* in the order of the rule's table */
     size_t count;
-    const fastopt_tensor *tensors;
+    fastopt_tensor *tensors;
+    fastopt_plan plan;
 } fastopt_group;
 
-/*
- * Steps every tensor of every group. Everything is checked before the first element is written; the
- * coefficients are computed once for each run of tensors that share their type, buffers and step.
- */
-FASTOPT_API int fastopt_step(size_t count, const fastopt_group *groups);
+/* `extras` of a model is 0 or an OR of these; each costs what the pass over memory costs that it needs. */
+enum {
+    FASTOPT_CLIP_NORM = 1,      /* max_norm counts: one pass that reads the gradients, before the step */
+    FASTOPT_SKIP_NONFINITE = 2, /* no step if the norm is not finite: the same pass */
+    FASTOPT_ZERO_GRAD = 4       /* the gradients are zero after the step: in the step's own pass */
+};
 
-/* The same checks without a step, for one tensor: gradients and parameters are not looked at. */
-FASTOPT_API int fastopt_check(const fastopt_group *group, const fastopt_tensor *tensor);
+typedef struct {
+    size_t count;
+    fastopt_group *groups;
+    double grad_scale; /* multiplies every gradient, on top of each group's own grad_scale */
+    double max_norm;   /* under FASTOPT_CLIP_NORM, a number >= 0 */
+    unsigned extras;
+    int threads; /* at most so many; 0: fastopt_get_num_threads() */
+    double norm; /* out, under FASTOPT_CLIP_NORM and FASTOPT_SKIP_NONFINITE */
+} fastopt_model;
+
+/*
+ * Steps every tensor of every group. Everything is checked before the first element is written, and the
+ * coefficients are computed once a group. Gradients of several tensors may be the same memory as long as
+ * nothing writes to them.
+ *
+ * Under FASTOPT_CLIP_NORM all gradients are scaled so that their global norm is at most max_norm: the factor
+ * is  c = min(1, max_norm / (norm + 1e-6))  with  norm = |grad_scale| * fastopt_global_norm(),  as in PyTorch,
+ * and the step is that of grad_scale*c. A norm that is NaN makes c NaN.
+ *
+ * Returns FASTOPT_OK, or FASTOPT_SKIPPED under FASTOPT_SKIP_NONFINITE when the norm is NaN or infinite (a
+ * gradient is, or the norm exceeds the largest double), or an error; in the last two cases nothing was written.
+ */
+FASTOPT_API int fastopt_step(fastopt_model *model);
+
+/*
+ * Leaves the Euclidean norm of all gradients together in model->norm; of each tensor only n and g are looked
+ * at, of a group the type, count and tensors, of the model also threads. The elements count as doubles, in the
+ * order of the tensors, as if they were one array of N elements. It is cut into strips of
+ * max(4096, 16*ceil(N/16384)) elements; in each, element i adds its square to lane i mod 16; lane j and lane
+ * j + 8 are added, then j and j + 4, + 2, + 1; the strips' sums are added in order; the root of that is the
+ * norm. If the sum is infinite or below 2^-900 it is formed again with all elements multiplied by 2^-600 or
+ * 2^600, which are taken out of the root. So the bits depend on the elements alone.
+ */
+FASTOPT_API int fastopt_global_norm(fastopt_model *model);
+
+/* fastopt_global_norm(), then multiplies every gradient by c (rounded to its type), unless c is 1. */
+FASTOPT_API int fastopt_clip_grad_norm(fastopt_model *model);
+
+/* The checks of fastopt_step() for one group without a step: gradients and parameters are not looked at. */
+FASTOPT_API int fastopt_check(fastopt_group *group);
+
+/* ---- Threads. ---- */
+
+/*
+ * What `threads = 0` in a model stands for. It is 1 until somebody sets it: then the library starts no thread.
+ * fastopt_set_num_threads() takes 1 or more, and 256 for all that is larger.
+ *
+ * A step that is worth it is cut into pieces; the caller works on them beside at most threads - 1 workers of one
+ * small pool, which are started when first needed, sleep when there is nothing to do, and end when the library is
+ * unloaded or the process exits. When another thread's step has the pool, a step runs on its caller alone. The bits
+ * are the same in all cases. After fork() the child starts workers of its own. Where there are no POSIX threads,
+ * or under -DFASTOPT_NO_THREADS, everything runs on the caller.
+ */
+FASTOPT_API int fastopt_get_num_threads(void);
+FASTOPT_API void fastopt_set_num_threads(int threads);
 
 /* ---- Instruction sets. ---- */
 

@@ -1,5 +1,5 @@
 /*
- * instantiate.h - all rules for float and double on one instruction set.
+ * instantiate.h - all loops for float and double on one instruction set.
  *
  * Included once for each instruction set by fastopt.c, which defines FASTOPT_SET (its name) and
  * FASTOPT_TARGET (the attribute that lets the compiler use it). It includes itself for each type. Inside a
@@ -53,5 +53,8 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
 #include "rules.def"
 #undef FASTOPT_RULE
 };
+
+#include "norm.h"
+static const fastopt_norm_entry T(norm) = {T(sum_squares), T(multiply)};
 
 #endif

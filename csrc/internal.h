@@ -70,12 +70,6 @@ enum {
     RULE_COUNT
 };
 
-/* The coefficients of one step, as a rule's prepare() leaves them for its loop. */
-typedef union {
-    double align;
-    unsigned char bytes[12 * sizeof(double)];
-} fastopt_coefficients;
-
 /*
  * The two halves of a rule. prepare() turns hyperparameters into coefficients, or says why it cannot;
  * run() is the loop. `state` tells both which optional buffers there are.
@@ -89,15 +83,43 @@ typedef struct {
     fastopt_run *run;
 } fastopt_entry;
 
-/* A step that has passed every check: the loop and its coefficients. */
-typedef struct {
-    fastopt_run *run;
-    unsigned options;
-    fastopt_coefficients coefficients;
-} fastopt_plan;
+/* The loops that belong to no rule (norm.h). */
+typedef void fastopt_sum_squares(size_t n, const void *g, size_t phase, double scale, double *lanes);
+typedef void fastopt_multiply(size_t n, void *g, double factor);
 
-int fastopt_make_plan(int rule, int dtype, const double *hyper, unsigned options, void *const *state,
-                      fastopt_plan *plan);
+typedef struct {
+    fastopt_sum_squares *sum_squares;
+    fastopt_multiply *multiply;
+} fastopt_norm_entry;
+
+enum { FASTOPT_LANES = 16 };
+
+/* Everything on one instruction set, [FASTOPT_F32] and [FASTOPT_F64]. */
+typedef struct {
+    const char *name;
+    const fastopt_entry *entries[2];
+    const fastopt_norm_entry *norm[2];
+} fastopt_set;
+
+/* The set in use, or NULL when FASTOPT_ISA names none that can run here. */
+const fastopt_set *fastopt_active_set(void);
+
+/* Whether these hyperparameters and options will do for the rule and type. */
+int fastopt_check_hypers(int rule, int dtype, const double *hyper, unsigned options);
+
+/* The index of the last hyperparameter of the rule, which is grad_scale. */
+int fastopt_scale_index(int rule);
+
+/* How a loop is kept in a plan and taken out of it: the header does not know its type. */
+static inline void fastopt_call(const fastopt_plan *plan, size_t n, void *p, const void *g, void *const *state,
+                                unsigned options)
+{
+    ((fastopt_run *)plan->run)(n, p, g, state, plan->coefficients, options);
+}
+
+/* task(context, i) for every i < pieces, in any order, on the caller and at most threads - 1 workers. */
+typedef void fastopt_task(void *context, size_t piece);
+void fastopt_run_pieces(fastopt_task *task, void *context, size_t pieces, int threads);
 
 /* The coefficient s of  g' = s*g + weight_decay*p. */
 static inline double fastopt_signed_scale(double grad_scale, unsigned options)
@@ -107,14 +129,14 @@ static inline double fastopt_signed_scale(double grad_scale, unsigned options)
 
 /*
  * base^n for a whole n >= 0 by squaring: multiplications alone, so that every machine gets the same bits
- * (libm's pow differs between machines).
+ * (libm's pow differs between machines). Multiplying by 1 where a bit is 0 changes nothing; a branch there would be
+ * mispredicted at every other step.
  */
 static inline double fastopt_power(double base, double n)
 {
     double result = 1.0;
     for (uint64_t bits = (uint64_t)n; bits; bits >>= 1) {
-        if (bits & 1)
-            result *= base;
+        result *= bits & 1 ? base : 1.0;
         base *= base;
     }
     return result;

@@ -1,10 +1,12 @@
 """fastopt: the update rules of gradient descent as in-place C loops, with the same bits everywhere."""
 
 from fastopt import kernels, reference
-from fastopt._core import available_isas, isa, use_isa
+from fastopt._core import available_isas, get_num_threads, isa, set_num_threads, use_isa
+from fastopt.clipping import clip_grad_norm, global_norm
 from fastopt.config import __version__, show_config
 from fastopt.data import minibatches
 from fastopt.optimizers import NAG, SGD, Adadelta, Adagrad, Adam, AdamW, Momentum, Optimizer, ParamGroup, RMSprop
+from fastopt.threads import register_controller
 
 __all__ = [
     "NAG",
@@ -19,10 +21,16 @@ __all__ = [
     "RMSprop",
     "__version__",
     "available_isas",
+    "clip_grad_norm",
+    "get_num_threads",
+    "global_norm",
     "isa",
     "kernels",
     "minibatches",
     "reference",
+    "set_num_threads",
     "show_config",
     "use_isa",
 ]
+
+register_controller()

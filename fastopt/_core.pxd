@@ -3,12 +3,16 @@ cimport numpy as cnp
 
 cdef extern from "fastopt.h":
     int FASTOPT_OK
+    int FASTOPT_SKIPPED
     int FASTOPT_ERR_ISA
     int FASTOPT_ERR_OPTION
     int FASTOPT_ERR_BUFFER
     int FASTOPT_ERR_HYPER
     int FASTOPT_F32
     int FASTOPT_F64
+    unsigned FASTOPT_CLIP_NORM
+    unsigned FASTOPT_SKIP_NONFINITE
+    unsigned FASTOPT_ZERO_GRAD
     enum:
         FASTOPT_MAX_STATES
         FASTOPT_MAX_HYPERS
@@ -23,18 +27,26 @@ cdef extern from "fastopt.h":
 
     ctypedef struct fastopt_tensor:
         size_t n
-        int dtype
         void *p
-        const void *g
+        void *g
         void *state[FASTOPT_MAX_STATES]
-        double step
 
     ctypedef struct fastopt_group:
         int rule
+        int dtype
         unsigned options
         double hyper[FASTOPT_MAX_HYPERS]
         size_t count
-        const fastopt_tensor *tensors
+        fastopt_tensor *tensors
+
+    ctypedef struct fastopt_model:
+        size_t count
+        fastopt_group *groups
+        double grad_scale
+        double max_norm
+        unsigned extras
+        int threads
+        double norm
 
 
 # One buffer's place in memory, and which one it is.
@@ -53,14 +65,19 @@ cdef class Rule:
     cdef readonly dict options
 
     cdef fill(self, fastopt_group *group, tuple hyper, unsigned options)
-    cdef fail(self, int error, const fastopt_group *group, const fastopt_tensor *tensor)
+    cdef fail(self, int error, const fastopt_group *group)
 
 
 cdef cnp.ndarray as_array(str name, object obj, bint writable)
 cdef int same_shape(str name, cnp.ndarray a, str name_of_like, cnp.ndarray like) except -1
 cdef Span span_of(cnp.ndarray a, Py_ssize_t owner) noexcept
-cdef void sort_spans(Span *spans, size_t count) noexcept nogil
-cdef Py_ssize_t first_overlap(const Span *spans, size_t count) noexcept nogil
+cdef int sort_apart(Span *spans, size_t count, list names, str what) except -1
 cdef Py_ssize_t find_overlap(Span span, const Span *spans, size_t count) noexcept nogil
-cdef int step(size_t count, const fastopt_group *groups) noexcept nogil
-cdef int check(const fastopt_group *group, const fastopt_tensor *tensor) noexcept nogil
+cdef double number(str name, object value) except? -1.0
+cdef int thread_count(object threads) except -1
+cdef double norm_bound(object max_norm) except? -1.0
+cdef int type_of(cnp.ndarray a) noexcept
+cdef int step(fastopt_model *model) noexcept nogil
+cdef int check(fastopt_group *group) noexcept nogil
+cdef int global_norm(fastopt_model *model) noexcept nogil
+cdef int clip_grad_norm(fastopt_model *model) noexcept nogil

@@ -8,15 +8,23 @@ call it before they hand a pointer to C.
 cimport numpy as cnp
 from libc.stdlib cimport qsort
 
+import operator
+
 import numpy as np
+
+from fastopt.threads import default_num_threads
 
 cnp.import_array()
 
 cdef extern from "fastopt.h":
     const fastopt_rule_info *fastopt_rule(int rule)
     const char *fastopt_hyper_range(const char *name)
-    int fastopt_step(size_t count, const fastopt_group *groups) nogil
-    int fastopt_check(const fastopt_group *group, const fastopt_tensor *tensor) nogil
+    int fastopt_step(fastopt_model *model) nogil
+    int fastopt_check(fastopt_group *group) nogil
+    int fastopt_global_norm(fastopt_model *model) nogil
+    int fastopt_clip_grad_norm(fastopt_model *model) nogil
+    int fastopt_get_num_threads()
+    void fastopt_set_num_threads(int threads)
     const char *fastopt_isa()
     int fastopt_use_isa(const char *name)
     const char *fastopt_available_isa(int index)
@@ -28,6 +36,9 @@ cdef extern from "fastopt.h":
     unsigned FASTOPT_NESTEROV
     unsigned FASTOPT_AT_LOOKAHEAD
     unsigned FASTOPT_EPS_INSIDE_SQRT
+
+
+MAX_THREADS = 256  # what the core takes larger numbers for
 
 
 # ---- The table of rules. ----
@@ -63,16 +74,16 @@ cdef class Rule:
         for i in range(len(self.hypers)):
             group.hyper[i] = number(self.hypers[i], hyper[i])
 
-    cdef fail(self, int error, const fastopt_group *group, const fastopt_tensor *tensor):
+    cdef fail(self, int error, const fastopt_group *group):
         """Raises what the core's answer means to a user of Python."""
         cdef double value
         cdef float narrow
         if FASTOPT_ERR_HYPER - FASTOPT_MAX_HYPERS < error <= FASTOPT_ERR_HYPER:
             name = self.hypers[FASTOPT_ERR_HYPER - error]
-            value = tensor.step if name == "step" else group.hyper[FASTOPT_ERR_HYPER - error]
+            value = group.hyper[FASTOPT_ERR_HYPER - error]
             found = repr(value)
             narrow = <float>value
-            if tensor.dtype == FASTOPT_F32 and narrow != value and value == value:
+            if group.dtype == FASTOPT_F32 and name != "step" and narrow != value and value == value:
                 found += f" ({<double>narrow!r} as float32)"
             takes = fastopt_hyper_range(name.encode()).decode()
             raise ValueError(f"{spoken(name)} must be {takes}, got {found}")
@@ -116,11 +127,31 @@ cdef str spoken(str hyper):
     return {"beta1": "betas[0]", "beta2": "betas[1]"}.get(hyper, hyper)
 
 
-cdef double number(str hyper, object value) except? -1.0:
+cdef double number(str name, object value) except? -1.0:
     try:
         return value
     except (TypeError, ValueError):
-        raise TypeError(f"{spoken(hyper)} must be a number, got {value!r}") from None
+        raise TypeError(f"{spoken(name)} must be a number, got {value!r}") from None
+
+
+cdef double norm_bound(object max_norm) except? -1.0:
+    cdef double bound = number("max_norm", max_norm)
+    if not bound >= 0:
+        raise ValueError(f"max_norm must be a number >= 0, got {max_norm!r}")
+    return bound
+
+
+cdef int thread_count(object threads) except -1:
+    """A number of threads for the core, in which 0 stands for the default."""
+    if threads is None:
+        return 0
+    try:
+        count = operator.index(threads)
+    except TypeError:
+        raise TypeError(f"threads must be a whole number or None, got {threads!r}") from None
+    if count < 1:
+        raise ValueError(f"threads must be >= 1, got {count}")
+    return min(count, MAX_THREADS)
 
 
 def pair(name, value):
@@ -165,9 +196,15 @@ cdef object wrap(str name, object obj):
     try:
         return np.asarray(memoryview(obj))
     except (TypeError, ValueError, BufferError, NotImplementedError):
+        pass
+    if not hasattr(type(obj), "__dlpack__"):
         raise TypeError(f"{name} is of type {type(obj).__name__}, which has no buffer of float32 or "
                         "float64 elements; give a NumPy array, or np.asarray() of an object that "
-                        "shares its memory") from None
+                        "shares its memory")
+    try:
+        return np.from_dlpack(obj)  # unlike __array__, it never copies
+    except Exception as error:
+        raise TypeError(f"{name} is of type {type(obj).__name__} and does not share its memory: {error}") from error
 
 
 def checked_array(str name, obj, bint writable=False):
@@ -186,6 +223,11 @@ cdef int same_shape(str name, cnp.ndarray a, str name_of_like, cnp.ndarray like)
     return 0
 
 
+cdef int type_of(cnp.ndarray a) noexcept:
+    """The core's name for the type of an array's elements."""
+    return FASTOPT_F32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FASTOPT_F64
+
+
 cdef Span span_of(cnp.ndarray a, Py_ssize_t owner) noexcept:
     cdef Span span
     span.start = <const char *>cnp.PyArray_DATA(a)
@@ -200,17 +242,15 @@ cdef int by_start(const void *a, const void *b) noexcept nogil:
     return (x.start > y.start) - (x.start < y.start)
 
 
-cdef void sort_spans(Span *spans, size_t count) noexcept nogil:
-    qsort(spans, count, sizeof(Span), by_start)
-
-
-cdef Py_ssize_t first_overlap(const Span *spans, size_t count) noexcept nogil:
-    """Where in sorted spans, none of them empty, one begins before its predecessor ends, or -1."""
+cdef int sort_apart(Span *spans, size_t count, list names, str what) except -1:
+    """Sorts the places of non-empty buffers; ValueError that names the owners where one begins in another."""
     cdef size_t i
+    qsort(spans, count, sizeof(Span), by_start)
     for i in range(1, count):
         if spans[i].start < spans[i - 1].end:
-            return i
-    return -1
+            first, second = sorted((spans[i - 1].owner, spans[i].owner))
+            raise ValueError(f"{names[second]} shares memory with {names[first]}; every {what} needs its own")
+    return 0
 
 
 cdef Py_ssize_t find_overlap(Span span, const Span *spans, size_t count) noexcept nogil:
@@ -231,15 +271,61 @@ cdef Py_ssize_t find_overlap(Span span, const Span *spans, size_t count) noexcep
 
 # ---- The core's functions for the other modules: there is one copy of it, here. ----
 
-cdef int step(size_t count, const fastopt_group *groups) noexcept nogil:
-    return fastopt_step(count, groups)
+cdef int step(fastopt_model *model) noexcept nogil:
+    return fastopt_step(model)
 
 
-cdef int check(const fastopt_group *group, const fastopt_tensor *tensor) noexcept nogil:
-    return fastopt_check(group, tensor)
+cdef int check(fastopt_group *group) noexcept nogil:
+    return fastopt_check(group)
 
 
-# ---- Instruction sets and build. ----
+cdef int global_norm(fastopt_model *model) noexcept nogil:
+    return fastopt_global_norm(model)
+
+
+cdef int clip_grad_norm(fastopt_model *model) noexcept nogil:
+    return fastopt_clip_grad_norm(model)
+
+
+# ---- Threads, instruction sets and build. ----
+
+def get_num_threads():
+    """How many threads a step may use, unless its optimizer says otherwise (`opt.threads`).
+
+    At the start all cores that the process may use: those of its affinity mask, and no more than the quota of its
+    control group; or what the environment variable `FASTOPT_NUM_THREADS` says. A step uses fewer where the work is not
+    worth more. The number changes how fast a step is, never its result.
+
+    Examples
+    --------
+    >>> fastopt.get_num_threads() >= 1
+    True
+    """
+    return fastopt_get_num_threads()
+
+
+def set_num_threads(threads):
+    """Let steps use at most so many threads from now on, in the whole process.
+
+    Parameters
+    ----------
+    threads : int or None
+        At least 1; 1 keeps every step on the thread that calls it. None: as at the start.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no whole number, or less than 1.
+
+    Examples
+    --------
+    >>> fastopt.set_num_threads(1)
+    >>> fastopt.get_num_threads()
+    1
+    >>> fastopt.set_num_threads(None)
+    """
+    fastopt_set_num_threads(thread_count(threads) or default_num_threads())
+
 
 def available_isas():
     """The instruction sets that can run on this machine, narrowest first.
@@ -316,3 +402,5 @@ if fastopt_isa() == NULL:
     import os
     raise ValueError(f"the environment variable FASTOPT_ISA is {os.environ.get('FASTOPT_ISA')!r}; it must "
                      f"be one of {', '.join(available_isas())} on this machine, or unset")
+
+set_num_threads(None)

@@ -8,7 +8,7 @@ from typing import Literal, overload
 
 import numpy as np
 
-from fastopt._core import available_isas, build_info, isa
+from fastopt._core import available_isas, build_info, get_num_threads, isa
 
 _BUILD = build_info()
 
@@ -29,8 +29,8 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, str] |
 
     Examples
     --------
-    >>> fastopt.show_config("dicts")["threads"]
-    '1 (a step runs on the thread that calls it)'
+    >>> fastopt.show_config("dicts")["threads"] == str(fastopt.get_num_threads())
+    True
     """
     table = {
         "fastopt": __version__,
@@ -38,7 +38,7 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, str] |
         "flags": _BUILD["cflags"],
         "instruction set": isa(),
         "available": ", ".join(available_isas()),
-        "threads": "1 (a step runs on the thread that calls it)",
+        "threads": str(get_num_threads()),
         "numpy": np.__version__,
         "python": sys.version.split()[0],
         "machine": f"{platform.system()} {platform.machine()}",

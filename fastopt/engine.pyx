@@ -1,16 +1,19 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """The engine: a model's buffers, checked and bound once, stepped with one C call.
 
-Private to the optimizers. The engine knows buffers, hyperparameters in the order of the rule's table, and step
-numbers; it knows no names of hyperparameters and no structure of a model beyond groups of consecutive tensors.
+`Engine` is the compiled half of every optimizer. It knows buffers, hyperparameters in the order of the rule's table,
+and step numbers; it knows no names of hyperparameters and no structure of a model beyond groups of consecutive tensors.
 """
 
+cimport cython
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.pythread cimport PyThread_get_thread_ident
+from libc.float cimport DBL_MAX
 
 from fastopt._core cimport (
-    FASTOPT_F32, FASTOPT_F64, FASTOPT_MAX_STATES, Rule, Span, as_array, check, fastopt_group,
-    fastopt_tensor, find_overlap, first_overlap, same_shape, sort_spans, span_of, step as step_groups,
+    FASTOPT_CLIP_NORM, FASTOPT_MAX_STATES, FASTOPT_SKIP_NONFINITE, FASTOPT_SKIPPED, FASTOPT_ZERO_GRAD, Rule, Span,
+    as_array, check, fastopt_group, fastopt_model, fastopt_tensor, find_overlap, norm_bound, number, same_shape,
+    sort_apart, span_of, step as step_model, thread_count, type_of,
 )
 
 cimport numpy as cnp
@@ -21,175 +24,448 @@ cnp.import_array()
 
 __all__ = ["Engine"]
 
+# A step of so few elements is over before another thread could have taken the GIL and given it back.
+cdef enum:
+    KEEP_GIL = 4096
 
+
+@cython.auto_pickle(False)
 cdef class Engine:
-    """Binds the parameters of a model, then its state buffers, and steps them.
-
-    Parameters
-    ----------
-    rule : str
-        Its name in the table of rules.
-    groups : list of list of (str, object)
-        For each group its parameters, each with the name that errors call it by.
-    """
+    """The parameters of a model, its state buffers and perhaps its gradients, bound; and their step."""
 
     cdef Rule rule
-    cdef fastopt_group *groups
+    cdef fastopt_model model      # its groups are runs of tensors that share everything: also type and step number
+    cdef fastopt_group *settings  # the groups as the optimizer has them
     cdef fastopt_tensor *tensors
-    cdef Span *spans
-    cdef size_t group_count, tensor_count, span_count
-    cdef list names       # of the tensors
-    cdef list params      # the arrays, which also keep the memory alive
-    cdef list states      # for each tensor a list of arrays or None, in the order of the rule's table
-    cdef list exports     # memoryviews: while they live, no array can be resized
-    cdef bint busy        # read and written under the GIL
-    cdef unsigned long owner
-
-    def __cinit__(self, str rule, list groups):
-        cdef size_t count = sum(len(group) for group in groups)
-        self.rule = RULES[rule]
-        self.groups = <fastopt_group *>PyMem_Calloc(len(groups) or 1, sizeof(fastopt_group))
-        self.tensors = <fastopt_tensor *>PyMem_Calloc(count or 1, sizeof(fastopt_tensor))
-        self.spans = <Span *>PyMem_Calloc((1 + FASTOPT_MAX_STATES) * count or 1, sizeof(Span))
-        if not self.groups or not self.tensors or not self.spans:
-            raise MemoryError
-        self.group_count, self.tensor_count = len(groups), count
+    cdef Span *spans              # what a step writes, sorted
+    cdef Span *grad_spans
+    cdef double *taken            # for each group of the model, the steps taken
+    cdef size_t *settings_of      # and which of `settings` it is of
+    cdef size_t settings_count, tensor_count, span_count, elements
+    cdef bint has_step            # whether the rule counts
+    cdef bint plain               # whether gradients come in a sequence of arrays
+    cdef list names, grad_names   # of the tensors, in errors
+    cdef tuple arrays             # the parameters, which also keep the memory alive
+    cdef list states              # for each tensor a list of arrays or None, in the order of the rule's table
+    cdef list exports             # memoryviews: while they live, no array can be resized
+    cdef list held                # the gradients of the step under way
+    cdef list bound               # the gradients that are fixed, or None
+    cdef list bound_exports
+    cdef object unzeroable        # what keeps the fixed gradients from being zeroed, or None
+    cdef bint elsewhere           # whether the tensors' gradients are not the fixed ones
+    cdef bint disjoint            # whether the tensors' gradients are known to share no memory
+    cdef bint busy                # read and written under the GIL
+    cdef unsigned long owner      # the thread that may go on while it is busy, or 0
+    cdef object reason            # what others are told meanwhile
 
     def __dealloc__(self):
-        PyMem_Free(self.groups)
+        PyMem_Free(self.model.groups)
+        PyMem_Free(self.settings)
         PyMem_Free(self.tensors)
         PyMem_Free(self.spans)
+        PyMem_Free(self.grad_spans)
+        PyMem_Free(self.taken)
+        PyMem_Free(self.settings_of)
 
-    def __init__(self, str rule, list groups):
+    def _bind_params(self, list groups, list grad_names, bint plain):
+        """Binds the parameters: for each group a list of arrays, each with the name that errors call it by.
+
+        The subclass says what errors call the gradients, and whether they come in a `plain` sequence; of all others its
+        method `_flat` makes a list.
+        """
+        cdef size_t count = sum(len(group) for group in groups)
         cdef size_t k, i = 0
         cdef cnp.ndarray array
-        self.names, self.params, self.states, self.exports = [], [], [], []
+        if self.tensors:
+            raise RuntimeError("this optimizer has its parameters already; make another one for others")
+        self.rule = RULES[type(self).rule]
+        self.has_step, self.plain = self.rule.hypers[0] == "step", plain
+        self.settings = <fastopt_group *>PyMem_Calloc(len(groups) or 1, sizeof(fastopt_group))
+        self.model.groups = <fastopt_group *>PyMem_Calloc(count or 1, sizeof(fastopt_group))
+        self.spans = <Span *>PyMem_Calloc((1 + FASTOPT_MAX_STATES) * count or 1, sizeof(Span))
+        self.grad_spans = <Span *>PyMem_Calloc(count or 1, sizeof(Span))
+        self.taken = <double *>PyMem_Calloc(count or 1, sizeof(double))
+        self.settings_of = <size_t *>PyMem_Calloc(count or 1, sizeof(size_t))
+        self.tensors = <fastopt_tensor *>PyMem_Calloc(count or 1, sizeof(fastopt_tensor))
+        if not (self.settings and self.model.groups and self.spans and self.grad_spans and self.taken
+                and self.settings_of and self.tensors):
+            raise MemoryError
+        self.names, self.exports, self.grad_names = [], [], grad_names
+        self.states = [[None] * len(self.rule.states) for _ in range(count)]
+        self.held = [None] * count
+        arrays = []
         for k, group in enumerate(groups):
-            self.groups[k].rule = self.rule.index
-            self.groups[k].count = len(group)
-            self.groups[k].tensors = &self.tensors[i]
+            self.settings[k].rule = self.rule.index
+            self.settings[k].count = len(group)
+            self.settings[k].tensors = &self.tensors[i]
             for name, param in group:
                 array = as_array(name, param, True)
                 self.tensors[i].n = cnp.PyArray_SIZE(array)
-                self.tensors[i].dtype = (FASTOPT_F32 if cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT
-                                         else FASTOPT_F64)
                 self.tensors[i].p = cnp.PyArray_DATA(array)
+                self.elements += self.tensors[i].n
                 self.names.append(name)
-                self.params.append(array)
-                self.states.append([None] * len(self.rule.states))
                 self.exports.append(memoryview(array))
+                arrays.append(array)
                 i += 1
+        self.arrays = tuple(arrays)
+        self.settings_count, self.tensor_count = len(groups), count
         self.find_spans()
+        self.regroup([0.0] * count)
 
     cdef find_spans(self):
         """Sorts what is written in a step by its place in memory; ValueError where two places overlap."""
         cdef size_t i
-        cdef Py_ssize_t where
         self.span_count = 0
         for i in range(self.tensor_count):
-            for array in (self.params[i], *self.states[i]):
+            for array in (self.arrays[i], *self.states[i]):
                 if array is not None and array.size:
                     self.spans[self.span_count] = span_of(array, i)
                     self.span_count += 1
-        sort_spans(self.spans, self.span_count)
-        where = first_overlap(self.spans, self.span_count)
-        if where > 0:
-            first, second = sorted((self.spans[where - 1].owner, self.spans[where].owner))
-            raise ValueError(f"{self.names[second]} shares memory with {self.names[first]}; "
-                             "every parameter needs its own")
+            self.tensors[i].g = NULL  # whatever it was, it has not been held against these places
+        self.elsewhere = True
+        sort_apart(self.spans, self.span_count, self.names, "parameter")
+
+    # ---- Who may use it. ----
+
+    cdef refuse(self):
+        raise RuntimeError(self.reason or "this optimizer is busy in another thread, or further up in this one; "
+                                          "nothing was written")
 
     cdef guard(self):
-        """RuntimeError if another thread steps or loads; the one that holds the engine may go on."""
+        """RuntimeError if the engine is in use, unless this thread holds it."""
         if self.busy and self.owner != PyThread_get_thread_ident():
-            raise RuntimeError("this optimizer is busy in another thread; nothing was written")
+            self.refuse()
 
-    def hold(self):
-        """Makes this thread the only one that may use the engine, until `release`."""
+    def _hold(self, reason=None):
+        """Lets only this thread change the engine and nobody step, until `_release`; `reason` is what others hear."""
         if self.busy:
-            raise RuntimeError("this optimizer is busy in another thread; nothing was written")
-        self.busy, self.owner = True, PyThread_get_thread_ident()
+            self.refuse()
+        self.busy, self.owner, self.reason = True, PyThread_get_thread_ident(), reason
 
-    def release(self):
-        self.busy = False
+    def _release(self):
+        self.busy, self.owner, self.reason = False, 0, None
+
+    # ---- Hyperparameters, state and step numbers. ----
 
     @property
-    def arrays(self):
-        """The parameters as arrays, in order."""
-        return tuple(self.params)
+    def params(self):
+        """The arrays that a step updates, in order."""
+        return self.arrays
 
-    def get_step(self, Py_ssize_t i):
-        """How many steps tensor `i` has taken."""
-        return int(self.tensors[i].step)
+    @property
+    def threads(self):
+        """How many threads a step may use; None: `fastopt.get_num_threads()`."""
+        return self.model.threads or None
 
-    def set_step(self, Py_ssize_t i, double steps):
-        """Says how many steps tensor `i` has taken; the next one has the number after it."""
+    @threads.setter
+    def threads(self, threads):
+        cdef int count = thread_count(threads)
         self.guard()
-        self.tensors[i].step = steps
+        self.model.threads = count
 
-    def configure(self, list settings):
-        """Sets hyperparameters, options and state buffers of some groups: of all of them, or an error.
+    def _steps(self):
+        """How many steps each tensor has taken."""
+        cdef size_t c
+        return [int(self.taken[c]) for c in range(self.model.count) for _ in range(self.model.groups[c].count)]
+
+    def _set_steps(self, dict steps):
+        """Says how many steps some tensors have taken; the next one has the number after it."""
+        self.guard()
+        now = self._steps()
+        for i, count in steps.items():
+            now[i] = count
+        self.regroup(now)
+
+    cdef regroup(self, list steps):
+        """Divides the groups into runs of tensors that have one type and have taken one number of steps."""
+        cdef size_t k, j, i = 0
+        cdef Py_ssize_t c = -1
+        cdef int dtype
+        for k in range(self.settings_count):
+            for j in range(self.settings[k].count):
+                dtype = type_of(self.arrays[i])
+                if j == 0 or dtype != self.model.groups[c].dtype or steps[i] != self.taken[c]:
+                    c += 1
+                    self.model.groups[c] = self.settings[k]
+                    self.model.groups[c].dtype = dtype
+                    self.model.groups[c].count = 0
+                    self.model.groups[c].tensors = &self.tensors[i]
+                    self.taken[c] = steps[i]
+                    self.settings_of[c] = k
+                self.model.groups[c].count += 1
+                i += 1
+        self.model.count = c + 1
+
+    def _configure(self, list settings):
+        """Sets hyperparameters, options and perhaps state buffers of some groups: of all of them, or an error.
 
         For each group a tuple: its index; hyperparameters in the order of the rule's table; option bits; and for each
-        of its tensors a list of the state buffers in use, in the table's order, None for those that are not.
+        of its tensors a list of the state buffers in use, in the table's order, None for those that are not (or None
+        instead of it all, if they are the same as before).
         """
         cdef fastopt_group group
         cdef fastopt_tensor tensor
-        cdef size_t k, i
+        cdef size_t k, i, c
         cdef Py_ssize_t slot
         cdef int error
+        cdef bint moved = False
         self.guard()
         for k, hyper, options, buffers in settings:
-            group = self.groups[k]
+            group = self.settings[k]
             self.rule.fill(&group, hyper, options)
-            for i, of_tensor in enumerate(buffers, start=self.first(k)):
-                tensor = self.tensors[i]
-                tensor.step = 1
+            for c in range(self.model.count):
+                if self.settings_of[c] != k:
+                    continue
+                tensor = self.model.groups[c].tensors[0]
+                if buffers is not None:
+                    for slot, buffer in enumerate(buffers[self.model.groups[c].tensors - self.settings[k].tensors]):
+                        tensor.state[slot] = NULL if buffer is None else cnp.PyArray_DATA(buffer)
+                group.dtype, group.count, group.tensors = self.model.groups[c].dtype, 1, &tensor
+                error = check(&group)
+                if error:
+                    self.rule.fail(error, &group)
+            for i, of_tensor in enumerate(buffers or (), start=self.first(k)):
                 for slot, buffer in enumerate(of_tensor):
-                    tensor.state[slot] = NULL
                     if buffer is not None:
                         array = as_array(self.rule.states[slot], buffer, True)
-                        same_shape(self.rule.states[slot], array, self.names[i], self.params[i])
-                        tensor.state[slot] = cnp.PyArray_DATA(array)
-                error = check(&group, &tensor)
-                if error:
-                    self.rule.fail(error, &group, &tensor)
+                        same_shape(self.rule.states[slot], array, self.names[i], self.arrays[i])
         for k, hyper, options, buffers in settings:
-            self.rule.fill(&self.groups[k], hyper, options)
-            for i, of_tensor in enumerate(buffers, start=self.first(k)):
+            self.rule.fill(&self.settings[k], hyper, options)
+            for c in range(self.model.count):
+                if self.settings_of[c] == k:
+                    self.rule.fill(&self.model.groups[c], hyper, options)
+            for i, of_tensor in enumerate(buffers or (), start=self.first(k)):
                 for slot, buffer in enumerate(of_tensor):
                     self.tensors[i].state[slot] = NULL if buffer is None else cnp.PyArray_DATA(buffer)
                 self.states[i] = list(of_tensor)
-        self.find_spans()
+                moved = True
+        if moved:
+            self.find_spans()
 
     cdef size_t first(self, size_t k) noexcept:
         """The index of a group's first tensor."""
-        return self.groups[k].tensors - self.tensors
+        return self.settings[k].tensors - self.tensors
 
-    def step(self, list grads, list names):
-        """Checks the gradients of all tensors, then steps them all; `names` is what errors call them."""
+    # ---- Gradients. ----
+
+    cdef list flat(self, grads):
+        """The gradients in the order of the parameters."""
+        if self.plain and type(grads) is list and len(<list>grads) == <Py_ssize_t>self.tensor_count:
+            return grads
+        return self._flat(grads)
+
+    @cython.boundscheck(True)  # what a gradient does when it is asked for its memory may shorten the list
+    cdef int take(self, list grads, bint writable) except -1:
+        """Checks gradients and points the tensors to them; they stay in `held`."""
         cdef size_t i
         cdef Py_ssize_t other
-        cdef int error
         cdef cnp.ndarray grad
-        cdef list held = []
-        self.hold()
-        try:
-            for i in range(self.tensor_count):
-                grad = as_array(names[i], grads[i], False)
-                same_shape(names[i], grad, self.names[i], self.params[i])
+        cdef void *data
+        self.elsewhere = True
+        for i in range(self.tensor_count):
+            grad = as_array(<str>self.grad_names[i], grads[i], writable)
+            same_shape(<str>self.grad_names[i], grad, <str>self.names[i], <cnp.ndarray>self.arrays[i])
+            data = cnp.PyArray_DATA(grad)
+            if data != self.tensors[i].g:  # else it was checked at an earlier step
                 other = find_overlap(span_of(grad, 0), self.spans, self.span_count)
                 if other >= 0:
-                    raise ValueError(f"{names[i]} shares memory with {self.names[self.spans[other].owner]} "
+                    raise ValueError(f"{self.grad_names[i]} shares memory with {self.names[self.spans[other].owner]} "
                                      "or its state; a gradient needs its own")
-                self.tensors[i].g = cnp.PyArray_DATA(grad)
-                held.append(grad)
-            for i in range(self.tensor_count):
-                self.tensors[i].step += 1
-            with nogil:
-                error = step_groups(self.group_count, self.groups)
-            if error:
-                for i in range(self.tensor_count):
-                    self.tensors[i].step -= 1
-                self.rule.fail(error, &self.groups[0], &self.tensors[0])
+                self.tensors[i].g = data
+                self.disjoint = False
+            self.held[i] = grad
+        return 0
+
+    cdef drop(self):
+        """Lets go of the gradients of a step, so that their memory is the caller's again."""
+        cdef size_t i
+        for i in range(self.tensor_count):
+            self.held[i] = None
+
+    cdef check_disjoint(self):
+        """ValueError if two of the gradients in `held` share memory."""
+        cdef size_t i, count = 0
+        for i in range(self.tensor_count):
+            if self.tensors[i].n:
+                self.grad_spans[count] = span_of(self.held[i], i)
+                count += 1
+        sort_apart(self.grad_spans, count, self.grad_names, "gradient that is to be zeroed")
+        self.disjoint = True
+
+    def bind(self, grads):
+        """Fix the gradient arrays, so that `step()` needs no argument and looks at no tensor in Python.
+
+        Parameters
+        ----------
+        grads : array, sequence of arrays, mapping of arrays, sequence of groups, or None
+            As in `step`; whoever computes gradients then writes them into these arrays. None lets go of them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient will not do; the message names it, and what was bound before stays bound.
+        RuntimeError
+            If another thread is in `step` of this optimizer.
+
+        Notes
+        -----
+        The arrays are kept and cannot be resized while they are bound. A tensor of another library takes part with the
+        memory that it has now: do not let it be moved elsewhere (`tensor.data = ...`, `set_to_none=True`).
+        `step(grads)` with other gradients is still possible. Copies and pickles of the optimizer are not bound.
+
+        Examples
+        --------
+        >>> w, grad = np.array([1.0, -2.0]), np.empty(2)
+        >>> opt = fastopt.SGD(w, lr=0.1)
+        >>> opt.bind(grad)
+        >>> for _ in range(3):
+        ...     grad[:] = 2 * w
+        ...     opt.step()
+        >>> w
+        array([ 0.512, -1.024])
+        """
+        cdef list leaves = None if grads is None else self.flat(grads)
+        cdef list exports
+        if self.busy:
+            self.refuse()
+        self.busy = True
+        try:
+            if leaves is None:
+                self.bound = self.bound_exports = None
+                return
+            self.take(leaves, False)
+            exports = [memoryview(array) for array in self.held]
+            self.unzeroable = None
+            try:
+                for name, array in zip(self.grad_names, self.held):
+                    as_array(name, array, True)
+                self.check_disjoint()
+            except ValueError as error:
+                self.unzeroable = str(error)
+            self.bound, self.bound_exports, self.elsewhere = list(self.held), exports, False
         finally:
-            self.release()
+            self.drop()
+            self.busy = False
+
+    # ---- The step. ----
+
+    def step(self, grads=None, *, grad_scale=1.0, max_norm=None, zero_grad=False, skip_nonfinite=False):
+        """Update every parameter in place from its gradient.
+
+        Parameters
+        ----------
+        grads : array, sequence of arrays, mapping of arrays, or sequence of groups
+            The gradients in the structure of `params`, each with the dtype and shape of its parameter, C-contiguous.
+            Objects with the buffer protocol or DLPack (CPU tensors) will do in place of arrays; nothing is copied. A
+            group's entry is `{"params": gradients}`. May be left out after `bind`.
+        grad_scale : float
+            Every gradient is multiplied by it, rounded to the gradient's dtype: to undo a loss scale, or to average
+            over accumulated batches. Finite.
+        max_norm : float, optional
+            Clip: scale all gradients so that their global norm, after `grad_scale`, is at most this, >= 0. The
+            factor is that of `fastopt.clip_grad_norm`, which has the equation; the gradients themselves stay as they
+            are.
+        zero_grad : bool
+            Leave the gradients at zero after the step. They must be writable and share no memory.
+        skip_nonfinite : bool
+            Write nothing and count no step if a gradient is NaN or infinite: if the norm that is returned is.
+
+        Returns
+        -------
+        float or None
+            With `max_norm` or `skip_nonfinite` the global norm of the gradients after `grad_scale` and before
+            clipping; otherwise None.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient or an argument will not do; the message names it, and no parameter has been touched.
+        RuntimeError
+            If another thread is in `step` of this optimizer; nothing was written.
+
+        Notes
+        -----
+        Each extra costs no more than the pass over memory that it needs (one that reads the gradients for the norm),
+        and gives the bits of doing it separately: `step(grads, max_norm=c)` those of `clip_grad_norm(grads, c)` and
+        `step(grads)`, `step(grads, grad_scale=s)` those of multiplying the gradients by `s` before. Where both are
+        given, the gradients are multiplied once, by the product of the two factors. A norm beyond the largest float64
+        counts as infinite.
+
+        Examples
+        --------
+        >>> w = np.array([1.0, -2.0])
+        >>> opt = fastopt.SGD(w, lr=1.0)
+        >>> opt.step(np.array([3.0, 4.0]), max_norm=0.5)
+        5.0
+        >>> w.round(6)
+        array([ 0.7, -2.4])
+        >>> opt.step(np.array([np.inf, 4.0]), skip_nonfinite=True)
+        inf
+        >>> w.round(6)
+        array([ 0.7, -2.4])
+        """
+        cdef list leaves = None
+        cdef unsigned extras = 0
+        cdef double scale = 1.0, bound = 0.0
+        cdef int error
+        cdef size_t c
+        if grads is not None:
+            leaves = self.flat(grads)
+        elif self.bound is None:
+            raise TypeError("grads is None, and no gradients are bound; give them, or bind() them once")
+        if grad_scale is not 1.0:
+            scale = number("grad_scale", grad_scale)
+            if not -DBL_MAX <= scale <= DBL_MAX:
+                raise ValueError(f"grad_scale must be a finite number, got {grad_scale!r}")
+        if max_norm is not None:
+            bound = norm_bound(max_norm)
+            extras |= FASTOPT_CLIP_NORM
+        if zero_grad:
+            extras |= FASTOPT_ZERO_GRAD
+        if skip_nonfinite:
+            extras |= FASTOPT_SKIP_NONFINITE
+        if self.busy:
+            self.refuse()
+        self.busy = True
+        try:
+            if leaves is not None:
+                self.take(leaves, zero_grad)
+                if extras & FASTOPT_ZERO_GRAD and not self.disjoint:
+                    self.check_disjoint()
+            else:
+                if self.elsewhere:
+                    self.take(self.bound, False)
+                    self.elsewhere = False
+                if extras & FASTOPT_ZERO_GRAD and self.unzeroable is not None:
+                    raise ValueError(self.unzeroable)
+            self.model.grad_scale, self.model.max_norm, self.model.extras = scale, bound, extras
+            if self.has_step:
+                for c in range(self.model.count):
+                    self.model.groups[c].hyper[0] = self.taken[c] + 1
+            if self.elements <= KEEP_GIL:
+                error = step_model(&self.model)
+            else:
+                with nogil:
+                    error = step_model(&self.model)
+            if error < 0:
+                self.explain(error)
+            if error != FASTOPT_SKIPPED:
+                for c in range(self.model.count):
+                    self.taken[c] += 1
+            if extras & (FASTOPT_CLIP_NORM | FASTOPT_SKIP_NONFINITE):
+                return self.model.norm
+        finally:
+            if leaves is not None:
+                self.drop()
+            self.busy = False
+
+    cdef explain(self, int error):
+        """Raises what the core's answer to a step means: of the group that it is about."""
+        cdef fastopt_group group
+        cdef size_t c
+        for c in range(self.model.count):
+            group = self.model.groups[c]
+            group.hyper[len(self.rule.hypers) - 1] *= self.model.grad_scale
+            if check(&group):
+                self.rule.fail(check(&group), &group)
+        self.rule.fail(error, &self.model.groups[0])

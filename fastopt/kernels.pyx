@@ -19,8 +19,8 @@ another, or if a hyperparameter is NaN, infinite or out of its range, also when 
 """
 
 from fastopt._core cimport (
-    FASTOPT_F32, FASTOPT_F64, FASTOPT_MAX_STATES, Rule, Span, as_array, fastopt_group, fastopt_tensor,
-    first_overlap, same_shape, sort_spans, span_of, step as step_tensors,
+    FASTOPT_MAX_STATES, Rule, Span, as_array, fastopt_group, fastopt_model, fastopt_tensor, same_shape, sort_apart,
+    span_of, step as step_model, type_of,
 )
 
 cimport numpy as cnp
@@ -37,17 +37,17 @@ ctypedef fused real:
 
 
 cdef int run(real[::1] p, const real[::1] g, real[::1] s0, real[::1] s1, real[::1] s2,
-             fastopt_group *group, fastopt_tensor *tensor) noexcept:
+             fastopt_model *model) noexcept:
     """From typed memoryviews to pointers, and the step without the GIL."""
+    cdef fastopt_tensor *tensor = model.groups[0].tensors
     tensor.n = p.shape[0]
-    tensor.dtype = FASTOPT_F32 if real is float else FASTOPT_F64
     tensor.p = &p[0]
-    tensor.g = &g[0]
+    tensor.g = <void *>&g[0]
     tensor.state[0] = NULL if s0 is None else &s0[0]
     tensor.state[1] = NULL if s1 is None else &s1[0]
     tensor.state[2] = NULL if s2 is None else &s2[0]
     with nogil:
-        return step_tensors(1, group)
+        return step_model(model)
 
 
 cdef cnp.ndarray flat(cnp.ndarray a):
@@ -65,7 +65,8 @@ cdef update(str name, p, g, tuple states, tuple hyper, tuple options):
     cdef cnp.ndarray array
     cdef cnp.ndarray params = as_array("p", p, True)
     cdef cnp.ndarray grad = as_array("g", g, False)
-    cdef Py_ssize_t i, where
+    cdef fastopt_model model
+    cdef Py_ssize_t i
     cdef int error
     cdef unsigned bits = 0
 
@@ -80,25 +81,21 @@ cdef update(str name, p, g, tuple states, tuple hyper, tuple options):
         spans[len(names)] = span_of(array, len(names))
         names.append(rule.states[i])
         flats[i] = flat(array)
-    sort_spans(spans, len(names))
-    where = first_overlap(spans, len(names))
-    if where > 0 and cnp.PyArray_SIZE(params) > 0:
-        first, second = sorted((spans[where - 1].owner, spans[where].owner))
-        raise ValueError(f"{names[second]} shares memory with {names[first]}; every buffer needs its own")
+    if cnp.PyArray_SIZE(params) > 0:
+        sort_apart(spans, len(names), names, "buffer")
 
     for bit, wanted in zip(rule.options.values(), options, strict=True):
         if wanted:
             bits |= bit
     rule.fill(&group, hyper, bits)
-    group.count = 1
-    group.tensors = &tensor
-    tensor.step = group.hyper[0]  # where a rule has a step, it comes first; the others do not look at it
+    group.dtype, group.count, group.tensors = type_of(params), 1, &tensor
+    model.count, model.groups, model.grad_scale, model.extras, model.threads = 1, &group, 1.0, 0, 1
     if cnp.PyArray_TYPE(params) == cnp.NPY_FLOAT:
-        error = run[float](flat(params), flat(grad), flats[0], flats[1], flats[2], &group, &tensor)
+        error = run[float](flat(params), flat(grad), flats[0], flats[1], flats[2], &model)
     else:
-        error = run[double](flat(params), flat(grad), flats[0], flats[1], flats[2], &group, &tensor)
+        error = run[double](flat(params), flat(grad), flats[0], flats[1], flats[2], &model)
     if error:
-        rule.fail(error, &group, &tensor)
+        rule.fail(error, &group)
 
 
 def sgd(p, g, *, momentum_buffer=None, step=1, lr=1e-3, momentum=0.0, dampening=0.0,

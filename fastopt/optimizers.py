@@ -10,6 +10,7 @@ import numpy as np
 
 from fastopt._core import RULES, pair
 from fastopt.engine import Engine
+from fastopt.memory import zeros_like
 from fastopt.structure import Structure, is_array, kind, same_keys, sequence
 
 __all__ = ["NAG", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Momentum", "Optimizer", "ParamGroup", "RMSprop"]
@@ -140,7 +141,7 @@ class ParamGroup(MutableMapping[str, Any]):
 # ---- What all optimizers share. ----
 
 
-class Optimizer:
+class Optimizer(Engine):
     """What all optimizers share: parameters bound once, `step`, hyperparameters, state, checkpoints.
 
     A subclass names its rule in the C core's table and lists its hyperparameters as `Hyper` attributes.
@@ -151,6 +152,8 @@ class Optimizer:
         The arrays to update in place: float32 or float64, any shape, C-contiguous, writable, sharing no
         memory. A group is a mapping with `"params"` (one array, a sequence or a mapping) and any
         hyperparameters of its own.
+    threads : int, optional
+        How many threads a step may use; None: `fastopt.get_num_threads()`. Can be changed later (`opt.threads`).
     hyper
         The hyperparameters of the groups that do not bring their own.
 
@@ -158,6 +161,11 @@ class Optimizer:
     ------
     TypeError, ValueError
         If an array or a hyperparameter will not do; the message names it.
+
+    Notes
+    -----
+    The state buffers of a model are one piece of memory, each on a cache line of its own, in large pages where the
+    system has them; `state` shows them as arrays.
     """
 
     rule: ClassVar[str]
@@ -174,7 +182,8 @@ class Optimizer:
 
     maximize = Hyper[bool]()
 
-    def __init__(self, params: Any, **hyper: Any) -> None:
+    def __init__(self, params: Any, *, threads: int | None = None, **hyper: Any) -> None:
+        self.threads = threads
         self._bind(params, hyper)
         self._set([(group, dict(group._values)) for group in self.param_groups], making=True)
 
@@ -198,7 +207,7 @@ class Optimizer:
             groups = listed if self._grouped else [listed]
         self._structures: list[Structure] = []
         self.param_groups: list[ParamGroup] = []
-        self._grad_names: list[str] = []
+        grad_names: list[str] = []
         named: list[list[tuple[str, Any]]] = []
         for index, given in enumerate(groups):
             values, name = dict(defaults), "params"
@@ -213,15 +222,10 @@ class Optimizer:
             named.append(list(zip(structure.names(name), structure.leaves, strict=True)))
             self._structures.append(structure)
             self.param_groups.append(ParamGroup(self, index, first, len(structure.leaves), values))
-            self._grad_names += structure.names("grads" + name.removeprefix("params"))
-        self._engine = Engine(self.rule, named)
-        self._arrays: tuple[Array, ...] = self._engine.arrays
+            grad_names += structure.names("grads" + name.removeprefix("params"))
+        plain = not self._grouped and not structure.alone and structure.keys is None
+        self._bind_params(named, grad_names, plain)
         self._slots: list[list[Array | None]] = [[None] * len(RULES[self.rule].states) for _ in self.params]
-
-    @property
-    def params(self) -> tuple[Array, ...]:
-        """The arrays that a step updates, in order."""
-        return self._arrays
 
     # ---- Hyperparameters. ----
 
@@ -234,24 +238,27 @@ class Optimizer:
         """Checks and sets hyperparameters in some groups: all of them, or none and an error."""
         rule = RULES[self.rule]
         plans = [(group, self._changed(group, change, making)) for group, change in changes]
-        slots = {i: self._with_buffers(i, values) for group, values in plans for i in group._tensors}
-        self._engine.configure(
+        others = {group._index for group, values in plans if making or self._use(group._values) != self._use(values)}
+        made = self._made([(i, values) for group, values in plans if group._index in others for i in group._tensors])
+        self._configure(
             [
                 (
                     group._index,
                     self._packed(values),
                     sum(bit for option, bit in rule.options.items() if values[option]),
-                    [self._in_use(slots[i], values) for i in group._tensors],
+                    [self._in_use(made[i], values) for i in group._tensors] if group._index in others else None,
                 )
                 for group, values in plans
             ]
         )
         for group, values in plans:
             group._values = values
-        for i, made in slots.items():
-            had, self._slots[i] = self._slots[i], made
-            if self._special is not None and made[self._special] is not None and had[self._special] is None:
-                self._engine.set_step(i, 0)
+        first = self._special
+        anew = [i for i, slots in made.items() if first is not None and slots[first] is not self._slots[i][first]]
+        for i, slots in made.items():
+            self._slots[i] = slots
+        if anew:
+            self._set_steps(dict.fromkeys(anew, 0))
 
     def _changed(self, group: ParamGroup, change: Mapping[str, Any], making: bool) -> dict[str, Any]:
         values = dict(group._values)
@@ -274,28 +281,38 @@ class Optimizer:
 
     # ---- State. ----
 
-    def _uses(self, slot: int, values: Mapping[str, Any]) -> bool:
-        """Whether a tensor under these hyperparameters has the state buffer in this slot."""
+    def _use(self, values: Mapping[str, Any]) -> list[bool]:
+        """For each state buffer of the rule, whether a tensor under these hyperparameters has it."""
         rule = RULES[self.rule]
-        return slot < rule.required_states or bool(values[self._optional[rule.states[slot]]])
-
-    def _with_buffers(self, i: int, values: Mapping[str, Any]) -> list[Array | None]:
-        """The state buffers of tensor `i`, with those made that these hyperparameters call for."""
         return [
-            np.full_like(self.params[i], self._initial(values)) if had is None and self._uses(slot, values) else had
-            for slot, had in enumerate(self._slots[i])
+            slot < rule.required_states or bool(values[self._optional[name]]) for slot, name in enumerate(rule.states)
         ]
 
+    def _made(self, tensors: list[tuple[int, Mapping[str, Any]]]) -> dict[int, list[Array | None]]:
+        """The state buffers of some tensors, with those made, in one arena, that their hyperparameters call for."""
+        made = {i: list(self._slots[i]) for i, _ in tensors}
+        missing = [
+            (i, slot, values)
+            for i, values in tensors
+            for slot, used in enumerate(self._use(values))
+            if used and made[i][slot] is None
+        ]
+        buffers = zeros_like([self.params[i] for i, _, _ in missing])
+        for (i, slot, values), buffer in zip(missing, buffers, strict=True):
+            if initial := self._initial(values):
+                buffer.fill(initial)
+            made[i][slot] = buffer
+        return made
+
     def _in_use(self, slots: list[Array | None], values: Mapping[str, Any]) -> list[Array | None]:
-        return [buffer if self._uses(slot, values) else None for slot, buffer in enumerate(slots)]
+        return [buffer if used else None for buffer, used in zip(slots, self._use(values), strict=True)]
 
     def _initial(self, values: Mapping[str, Any]) -> float:
         """What state buffers start with."""
         return 0.0
 
-    def _state_of(self, i: int) -> dict[str, Any]:
-        """The state of tensor `i`: its step count and the buffers that hold something."""
-        steps = self._engine.get_step(i)
+    def _state_of(self, i: int, steps: int) -> dict[str, Any]:
+        """The state of tensor `i` after so many steps: their count and the buffers that hold something."""
         state: dict[str, Any] = {"step": steps}
         for slot, (name, buffer) in enumerate(zip(RULES[self.rule].states, self._slots[i], strict=True)):
             if buffer is not None and not (slot == self._special and steps == 0):
@@ -312,7 +329,7 @@ class Optimizer:
         keys = self._structures[0].keys
         if keys is None or self._grouped:
             keys = list(range(len(self.params)))
-        return {key: self._state_of(i) for i, key in enumerate(keys)}
+        return {key: self._state_of(i, steps) for i, (key, steps) in enumerate(zip(keys, self._steps(), strict=True))}
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the state and the hyperparameters, in torch.optim's layout and names.
@@ -336,8 +353,8 @@ class Optimizer:
         ['exp_avg', 'exp_avg_sq', 'step']
         """
         state = {
-            i: {name: value.copy() if name != "step" else value for name, value in self._state_of(i).items()}
-            for i in range(len(self.params))
+            i: {name: value.copy() if name != "step" else value for name, value in self._state_of(i, steps).items()}
+            for i, steps in enumerate(self._steps())
         }
         groups = []
         for group, structure in zip(self.param_groups, self._structures, strict=True):
@@ -371,17 +388,17 @@ class Optimizer:
         same_keys("state_dict", state_dict, ["state", "param_groups"])
         ids, changes = self._read_groups(state_dict["param_groups"])
         loaded = self._read_state(state_dict["state"], ids, [values for _, values in changes])
-        self._engine.hold()
+        self._hold()
         try:
             self._set(changes, making=True)
-            for i, (steps, arrays) in enumerate(loaded):
+            for i, (_, arrays) in enumerate(loaded):
                 values = changes[self._group_of(i)][1]
                 for buffer, array in zip(self._slots[i], arrays, strict=True):
                     if buffer is not None:
                         buffer[...] = self._initial(values) if array is None else array
-                self._engine.set_step(i, steps)
+            self._set_steps({i: steps for i, (steps, _) in enumerate(loaded)})
         finally:
-            self._engine.release()
+            self._release()
 
     def _group_of(self, i: int) -> int:
         return next(group._index for group in self.param_groups if i in group._tensors)
@@ -433,7 +450,7 @@ class Optimizer:
             arrays: list[Array | None] = [None] * len(rule.states)
             steps = 0
             if entry:
-                used = [self._uses(slot, values[self._group_of(i)]) for slot in range(len(rule.states))]
+                used = self._use(values[self._group_of(i)])
                 needed, optional = ["step"], ["step"] if self._special is not None else []
                 for slot, state_name in enumerate(rule.states):
                     (needed if used[slot] and slot != self._special else optional).append(state_name)
@@ -451,24 +468,6 @@ class Optimizer:
 
     # ---- The step. ----
 
-    def step(self, grads: Any) -> None:
-        """Update every parameter in place from its gradient.
-
-        Parameters
-        ----------
-        grads : array, sequence of arrays, mapping of arrays, or sequence of groups
-            The gradients in the structure of `params`, each with the dtype and shape of its parameter,
-            C-contiguous; they are only read. A group's entry is `{"params": gradients}`.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If a gradient will not do; the message names it, and no parameter has been touched.
-        RuntimeError
-            If another thread is in `step` of this optimizer; nothing was written.
-        """
-        self._engine.step(self._flat(grads), self._grad_names)
-
     def _flat(self, grads: Any) -> list[Any]:
         """The gradients in the order of the parameters, from the structure in which they came."""
         if not self._grouped:
@@ -485,9 +484,10 @@ class Optimizer:
     # ---- Copies. ----
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"params": self._params, "state_dict": self.state_dict()}
+        return {"params": self._params, "threads": self.threads, "state_dict": self.state_dict()}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
+        self.threads = saved["threads"]
         self._bind(saved["params"], {})
         groups = saved["state_dict"]["param_groups"]
         for group, values in zip(self.param_groups, groups, strict=True):
@@ -530,6 +530,8 @@ class SGD(Optimizer):
         Look ahead along the new buffer; needs `momentum > 0` and `dampening == 0`.
     maximize : bool
         Climb instead of descend.
+    threads : int, optional
+        How many threads a step may use; None: `fastopt.get_num_threads()`.
 
     Raises
     ------
@@ -571,6 +573,7 @@ class SGD(Optimizer):
         nesterov: bool = False,
         *,
         maximize: bool = False,
+        threads: int | None = None,
     ) -> None:
         super().__init__(
             params,
@@ -580,6 +583,7 @@ class SGD(Optimizer):
             weight_decay=weight_decay,
             nesterov=nesterov,
             maximize=maximize,
+            threads=threads,
         )
 
 
@@ -597,6 +601,8 @@ class Momentum(Optimizer):
         In [0, 1).
     maximize : bool
         Climb instead of descend.
+    threads : int, optional
+        How many threads a step may use; None: `fastopt.get_num_threads()`.
 
     Raises
     ------
@@ -632,8 +638,11 @@ class Momentum(Optimizer):
         weight_decay: float = 0.0,
         *,
         maximize: bool = False,
+        threads: int | None = None,
     ) -> None:
-        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, maximize=maximize)
+        super().__init__(
+            params, lr=lr, momentum=momentum, weight_decay=weight_decay, maximize=maximize, threads=threads
+        )
 
 
 class NAG(Optimizer):
@@ -663,6 +672,8 @@ class NAG(Optimizer):
         Which of the two ways; fixed when the optimizer is made.
     maximize : bool
         Climb instead of descend.
+    threads : int, optional
+        How many threads a step may use; None: `fastopt.get_num_threads()`.
 
     Raises
     ------
@@ -705,6 +716,7 @@ class NAG(Optimizer):
         at_lookahead: bool = False,
         *,
         maximize: bool = False,
+        threads: int | None = None,
     ) -> None:
         super().__init__(
             params,
@@ -713,6 +725,7 @@ class NAG(Optimizer):
             weight_decay=weight_decay,
             at_lookahead=at_lookahead,
             maximize=maximize,
+            threads=threads,
         )
 
     def _bind(self, params: Any, defaults: dict[str, Any]) -> None:
@@ -736,6 +749,7 @@ class NAG(Optimizer):
         if any(group["at_lookahead"] for group in self.param_groups):
             raise RuntimeError("with at_lookahead=True the arrays are at the look-ahead point already")
         saved = [array.copy() for array in self.params]
+        self._hold("step() and load_state_dict() belong after the lookahead() block, which puts the arrays back")
         self._ahead = True
         try:
             for group in self.param_groups:
@@ -747,13 +761,7 @@ class NAG(Optimizer):
             for array, before in zip(self.params, saved, strict=True):
                 array[...] = before
             self._ahead = False
-
-    def step(self, grads: Any) -> None:
-        if self._ahead:
-            raise RuntimeError("step() belongs after the lookahead() block, which puts the arrays back where they were")
-        super().step(grads)
-
-    step.__doc__ = Optimizer.step.__doc__
+            self._release()
 
     def __getstate__(self) -> dict[str, Any]:
         if self._ahead:
@@ -777,6 +785,8 @@ class Adagrad(Optimizer):
         `sqrt(sum + eps)` instead of `sqrt(sum) + eps`.
     maximize : bool
         Climb instead of descend.
+    threads : int, optional
+        How many threads a step may use; None: `fastopt.get_num_threads()`.
 
     Raises
     ------
@@ -820,6 +830,7 @@ class Adagrad(Optimizer):
         *,
         eps_inside_sqrt: bool = False,
         maximize: bool = False,
+        threads: int | None = None,
     ) -> None:
         super().__init__(
             params,
@@ -830,6 +841,7 @@ class Adagrad(Optimizer):
             eps=eps,
             eps_inside_sqrt=eps_inside_sqrt,
             maximize=maximize,
+            threads=threads,
         )
 
     def _changed(self, group: ParamGroup, change: Mapping[str, Any], making: bool) -> dict[str, Any]:
@@ -867,6 +879,8 @@ class Adadelta(Optimizer):
         In [0, 1).
     maximize : bool
         Climb instead of descend.
+    threads : int, optional
+        How many threads a step may use; None: `fastopt.get_num_threads()`.
 
     Raises
     ------
@@ -903,8 +917,9 @@ class Adadelta(Optimizer):
         weight_decay: float = 0.0,
         *,
         maximize: bool = False,
+        threads: int | None = None,
     ) -> None:
-        super().__init__(params, lr=lr, rho=rho, eps=eps, weight_decay=weight_decay, maximize=maximize)
+        super().__init__(params, lr=lr, rho=rho, eps=eps, weight_decay=weight_decay, maximize=maximize, threads=threads)
 
 
 class RMSprop(Optimizer):
@@ -932,6 +947,8 @@ class RMSprop(Optimizer):
         Add `eps` under the root.
     maximize : bool
         Climb instead of descend.
+    threads : int, optional
+        How many threads a step may use; None: `fastopt.get_num_threads()`.
 
     Raises
     ------
@@ -977,6 +994,7 @@ class RMSprop(Optimizer):
         *,
         eps_inside_sqrt: bool = False,
         maximize: bool = False,
+        threads: int | None = None,
     ) -> None:
         super().__init__(
             params,
@@ -988,6 +1006,7 @@ class RMSprop(Optimizer):
             centered=centered,
             eps_inside_sqrt=eps_inside_sqrt,
             maximize=maximize,
+            threads=threads,
         )
 
 
@@ -1013,6 +1032,8 @@ class Adam(Optimizer):
         The running maximum of v stands for v in the update.
     maximize : bool
         Climb instead of descend.
+    threads : int, optional
+        How many threads a step may use; None: `fastopt.get_num_threads()`.
 
     Raises
     ------
@@ -1054,9 +1075,17 @@ class Adam(Optimizer):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        threads: int | None = None,
     ) -> None:
         super().__init__(
-            params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            maximize=maximize,
+            threads=threads,
         )
 
 
@@ -1076,6 +1105,8 @@ class AdamW(Adam):
         The running maximum of v stands for v in the update.
     maximize : bool
         Climb instead of descend.
+    threads : int, optional
+        How many threads a step may use; None: `fastopt.get_num_threads()`.
 
     Raises
     ------
@@ -1109,5 +1140,6 @@ class AdamW(Adam):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        threads: int | None = None,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, threads=threads)

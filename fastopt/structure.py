@@ -9,7 +9,7 @@ import numpy as np
 
 
 def is_array(obj: Any) -> bool:
-    if isinstance(obj, np.ndarray):
+    if isinstance(obj, np.ndarray) or hasattr(type(obj), "__dlpack__"):
         return True
     try:
         memoryview(obj)

@@ -1,0 +1,133 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""The norm of a model's gradients, and gradients scaled to a norm."""
+
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+
+from fastopt._core cimport (
+    Span, as_array, clip_grad_norm as clip_model, fastopt_group, fastopt_model, fastopt_tensor,
+    global_norm as norm_of_model, norm_bound, sort_apart, span_of, thread_count, type_of,
+)
+
+cimport numpy as cnp
+
+from fastopt.structure import Structure
+
+cnp.import_array()
+
+__all__ = ["clip_grad_norm", "global_norm"]
+
+
+cdef double run(str name, object values, object threads, bint clip, double max_norm) except? -1.0:
+    """Checks the arrays, and has the core find their norm, or scale them too."""
+    structure = Structure(name, values)
+    cdef list names = structure.names(name)
+    cdef list arrays = []
+    cdef size_t i, spans = 0, count = len(names)
+    cdef cnp.ndarray array
+    cdef fastopt_model model
+    cdef fastopt_group *groups = <fastopt_group *>PyMem_Calloc(count, sizeof(fastopt_group))
+    cdef fastopt_tensor *tensors = <fastopt_tensor *>PyMem_Calloc(count, sizeof(fastopt_tensor))
+    cdef Span *places = <Span *>PyMem_Calloc(count, sizeof(Span))
+    try:
+        if not (groups and tensors and places):
+            raise MemoryError
+        for i in range(count):
+            array = as_array(names[i], structure.leaves[i], clip)
+            arrays.append(array)
+            tensors[i].n = cnp.PyArray_SIZE(array)
+            tensors[i].g = cnp.PyArray_DATA(array)
+            groups[i].dtype, groups[i].count, groups[i].tensors = type_of(array), 1, &tensors[i]
+            if tensors[i].n:
+                places[spans] = span_of(array, i)
+                spans += 1
+        if clip:
+            sort_apart(places, spans, names, "gradient that is to be scaled")
+        model.count, model.groups, model.max_norm, model.threads = count, groups, max_norm, thread_count(threads)
+        with nogil:
+            if clip:
+                clip_model(&model)
+            else:
+                norm_of_model(&model)
+        return model.norm
+    finally:
+        PyMem_Free(groups)
+        PyMem_Free(tensors)
+        PyMem_Free(places)
+
+
+def global_norm(arrays, *, threads=None):
+    """The Euclidean norm of all arrays together: `sqrt(sum of x*x over all elements x of all arrays)`.
+
+    Parameters
+    ----------
+    arrays : array, sequence of arrays, or mapping of arrays
+        float32 or float64, also mixed, any shapes, C-contiguous; only read.
+    threads : int, optional
+        How many threads may work on it; None: `fastopt.get_num_threads()`.
+
+    Returns
+    -------
+    float
+        NaN or infinite exactly if an element is, or if the norm exceeds the largest float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array will not do; the message names it.
+
+    Notes
+    -----
+    Squares are added in float64, in a fixed order that depends on the number of elements alone: the bits are the same
+    on every instruction set and with any number of threads, and the same for one array and for its parts given in
+    order. `csrc/fastopt.h` has the order, `fastopt.reference.global_norm` does the same in NumPy. PyTorch takes the
+    norm of the norms of the tensors, in the gradients' dtype, in an order that depends on the machine. Like NumPy's
+    and unlike theirs of float32, the sum does not overflow: squares that would are scaled.
+
+    Examples
+    --------
+    >>> fastopt.global_norm([np.array([3.0]), np.array([4.0], np.float32)])
+    5.0
+    """
+    return run("arrays", arrays, threads, False, 0.0)
+
+
+def clip_grad_norm(grads, max_norm, *, threads=None):
+    """Scale gradients in place so that their global norm is at most `max_norm`; return the norm before.
+
+    Every gradient is multiplied by `min(1, max_norm/(norm + 1e-6))`, rounded to its dtype.
+
+    Parameters
+    ----------
+    grads : array, sequence of arrays, or mapping of arrays
+        float32 or float64, also mixed, any shapes, C-contiguous, writable, sharing no memory.
+    max_norm : float
+        >= 0; infinity leaves the gradients as they are.
+    threads : int, optional
+        How many threads may work on it; None: `fastopt.get_num_threads()`.
+
+    Returns
+    -------
+    float
+        `fastopt.global_norm(grads)` as it was before.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument will not do; the message names it, and nothing was written.
+
+    Notes
+    -----
+    Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", ICML 2013, with PyTorch's 1e-6
+    (`torch.nn.utils.clip_grad_norm_`); optax's `clip_by_global_norm` has none. A norm that is not finite makes the
+    gradients NaN or zero, as there: look at the result, or use `opt.step(..., skip_nonfinite=True)`.
+    `opt.step(grads, max_norm=...)` gives the bits of this and a step, with one pass over the gradients fewer.
+
+    Examples
+    --------
+    >>> grads = [np.array([3.0]), np.array([4.0])]
+    >>> fastopt.clip_grad_norm(grads, 1.0)
+    5.0
+    >>> [grad.round(6) for grad in grads]
+    [array([0.6]), array([0.8])]
+    """
+    return run("grads", grads, threads, True, norm_bound(max_norm))

@@ -1,0 +1,94 @@
+"""How many threads a process should use, and the door by which threadpoolctl reaches fastopt's."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["default_num_threads", "register_controller"]
+
+VARIABLE = "FASTOPT_NUM_THREADS"
+
+
+def default_num_threads() -> int:
+    """What the environment variable says, or the cores that the process may use."""
+    text = os.environ.get(VARIABLE, "")
+    if text:
+        try:
+            threads = int(text)
+        except ValueError:
+            threads = 0
+        if threads < 1:
+            raise ValueError(
+                f"the environment variable {VARIABLE} is {text!r}; it must be a whole number >= 1, or unset"
+            )
+        return threads
+    quota = min(cgroup_quotas(), default=math.inf)
+    return max(1, min(_allowed_cores(), math.ceil(quota) if quota < math.inf else 2**31 - 1))
+
+
+def _allowed_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cgroup_quotas(root: Path = Path("/")) -> Iterator[float]:
+    """The processor quotas, in cores, of this process's Linux control groups and of those around them."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        # Version 2 has one tree and an empty list of controllers; version 1 a tree for each.
+        tree = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        group = Path(path)
+        # In a container the path may be that of the host, while the files seen are the container's own: the root's.
+        for place in (group, *group.parents):
+            yield from _quota_of(tree / place.relative_to("/"), version_1=bool(controllers))
+
+
+def _quota_of(group: Path, version_1: bool) -> Iterator[float]:
+    try:
+        if version_1:
+            quota, period = (
+                (group / name).read_text(encoding="utf-8") for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            )
+        else:
+            quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
+        if quota != "max" and int(quota) > 0:
+            yield int(quota) / int(period)
+    except (OSError, ValueError):
+        return
+
+
+def register_controller() -> None:
+    """Make fastopt's threads one of those that threadpoolctl limits, if it is installed."""
+    try:
+        import threadpoolctl
+    except ImportError:
+        return
+
+    class FastoptController(threadpoolctl.LibController):  # type: ignore[misc]
+        user_api = "fastopt"
+        internal_api = "fastopt"
+        filename_prefixes = ("_core",)
+        check_symbols = ("fastopt_get_num_threads", "fastopt_set_num_threads")
+
+        def get_num_threads(self) -> int:
+            return int(self.dynlib.fastopt_get_num_threads())
+
+        def set_num_threads(self, num_threads: int) -> None:
+            self.dynlib.fastopt_set_num_threads(num_threads)
+
+        def get_version(self) -> str:
+            import fastopt
+
+            return fastopt.__version__
+
+    threadpoolctl.register(FastoptController)
