@@ -33,46 +33,33 @@ static size_t size_of(int dtype)
 
 /* ---- Checks and coefficients. ---- */
 
-/* What a group's step is to be multiplied by goes into a copy of its hyperparameters. */
-static void scaled(const fastopt_group *group, double factor, double *hyper)
-{
-    memcpy(hyper, group->hyper, sizeof group->hyper);
-    hyper[fastopt_scale_index(group->rule)] *= factor;
-}
-
-static int plan(const fastopt_set *set, fastopt_group *group, double factor)
-{
-    const fastopt_entry *entry = &set->entries[group->dtype][group->rule];
-    double hyper[FASTOPT_MAX_HYPERS];
-
-    scaled(group, factor, hyper);
-    group->plan.run = (void (*)(void))entry->run;
-    return entry->prepare(hyper, group->options, group->tensors[0].state, group->plan.coefficients);
-}
-
-/* Everything but g and p; leaves the coefficients in the plan. */
-static int check_group(const fastopt_set *set, fastopt_group *group, double factor)
+/* Everything but g and p. Leaves the loop and the coefficients of a step with so many times the gradient in the plan. */
+static int plan_group(const fastopt_set *set, fastopt_group *group, double factor, int check)
 {
     const fastopt_rule_info *info = fastopt_rule(group->rule);
+    const fastopt_entry *entry;
     double hyper[FASTOPT_MAX_HYPERS];
-    int error = info ? FASTOPT_OK : FASTOPT_ERR_RULE;
+    int error;
 
-    if (!error) {
-        scaled(group, factor, hyper);
-        error = fastopt_check_hypers(group->rule, group->dtype, hyper, group->options);
-    }
+    if (!info)
+        return FASTOPT_ERR_RULE;
+    memcpy(hyper, group->hyper, sizeof hyper);
+    hyper[fastopt_scale_index(group->rule)] *= factor;
+    error = check ? fastopt_check_hypers(group->rule, group->dtype, hyper, group->options) : FASTOPT_OK;
     if (error || !group->count)
         return error;
     for (int i = 0; i < info->required_states; i++)
         if (!group->tensors[0].state[i])
             return FASTOPT_ERR_BUFFER;
-    return plan(set, group, factor);
+    entry = &set->entries[group->dtype][group->rule];
+    group->plan.run = (void (*)(void))entry->run;
+    return entry->prepare(hyper, group->options, group->tensors[0].state, group->plan.coefficients);
 }
 
 int fastopt_check(fastopt_group *group)
 {
     const fastopt_set *set = fastopt_active_set();
-    return set ? check_group(set, group, 1.0) : FASTOPT_ERR_ISA;
+    return set ? plan_group(set, group, 1.0, 1) : FASTOPT_ERR_ISA;
 }
 
 /* Finds out where each tensor stands in the row; every gradient must be there. */
@@ -105,7 +92,7 @@ static int check_step(const fastopt_set *set, fastopt_model *model, extent *all)
         fastopt_group *group = &model->groups[k];
         size_t elements = 0, buffers = 2;
 
-        error = check_group(set, group, model->grad_scale);
+        error = plan_group(set, group, model->grad_scale, 1);
         for (size_t i = 0; !error && i < group->count; i++) {
             const fastopt_tensor *tensor = &group->tensors[i], *first = group->tensors;
             if (tensor->n && !tensor->p)
@@ -142,11 +129,17 @@ static size_t find(const fastopt_group *group, size_t place)
 typedef void part_task(void *context, const fastopt_group *group, const fastopt_tensor *tensor, size_t begin,
                        size_t end);
 
+/* The next multiple of a power of two. */
+static size_t round_up(size_t x, size_t unit)
+{
+    return (x + unit - 1) & ~(unit - 1);
+}
+
 /*
  * Calls the task with every part of a tensor between two places in the row. Cuts within a tensor move on to the next
- * multiple of `unit` elements, from both sides alike.
+ * multiple of so many bytes (a power of two) from the tensor's start, from both sides alike.
  */
-static void for_parts(const fastopt_model *model, size_t begin, size_t end, size_t unit_bytes, part_task *task,
+static void for_parts(const fastopt_model *model, size_t begin, size_t end, size_t bytes, part_task *task,
                       void *context)
 {
     for (size_t k = 0; k < model->count; k++) {
@@ -156,13 +149,14 @@ static void for_parts(const fastopt_model *model, size_t begin, size_t end, size
 
         if (!group->count || last->first + last->n <= begin)
             continue;
-        unit = unit_bytes > size_of(group->dtype) ? unit_bytes / size_of(group->dtype) : 1;
+        unit = group->dtype == FASTOPT_F32 ? bytes / sizeof(float) : bytes / sizeof(double);
+        unit = unit ? unit : 1;
         for (size_t i = find(group, begin); i < group->count && group->tensors[i].first < end; i++) {
             const fastopt_tensor *tensor = &group->tensors[i];
             size_t from = begin > tensor->first ? begin - tensor->first : 0, to = end - tensor->first;
 
-            from = (from + unit - 1) / unit * unit;
-            to = to < tensor->n ? (to + unit - 1) / unit * unit : tensor->n;
+            from = round_up(from, unit);
+            to = to < tensor->n ? round_up(to, unit) : tensor->n;
             to = to < tensor->n ? to : tensor->n;
             if (from < to)
                 task(context, group, tensor, from, to);
@@ -269,26 +263,31 @@ int fastopt_global_norm(fastopt_model *model)
 typedef struct {
     const fastopt_model *model;
     const fastopt_set *set;
-    size_t elements, pieces;
+    size_t even, rest; /* elements of a piece, and how many pieces have one more */
     double factor;
 } row_job;
 
 static void piece_of(const row_job *job, size_t piece, part_task *task, void *context)
 {
-    const size_t even = job->elements / job->pieces, rest = job->elements % job->pieces;
-    const size_t begin = piece * even + (piece < rest ? piece : rest);
+    const size_t begin = piece * job->even + (piece < job->rest ? piece : job->rest);
 
-    for_parts(job->model, begin, begin + even + (piece < rest), LINE, task, context);
+    for_parts(job->model, begin, begin + job->even + (piece < job->rest), LINE, task, context);
 }
 
 /* Every piece of the row of a job that touches so many bytes, on as many threads as that is worth. */
-static void run_row(row_job *job, fastopt_task *task, size_t bytes)
+static void run_row(row_job *job, fastopt_task *task, size_t elements, size_t bytes)
 {
     const int threads = threads_for(job->model, bytes);
-    const size_t most = bytes / PIECE + 1, wanted = threads > 1 ? (size_t)threads * PIECES_A_THREAD : 1;
+    const size_t most = bytes / PIECE + 1, wanted = (size_t)threads * PIECES_A_THREAD;
+    const size_t pieces = threads < 2 ? 1 : wanted < most ? wanted : most;
 
-    job->pieces = wanted < most ? wanted : most;
-    fastopt_run_pieces(task, job, job->pieces, threads);
+    job->even = elements;
+    job->rest = 0;
+    if (pieces > 1) {
+        job->even = elements / pieces;
+        job->rest = elements % pieces;
+    }
+    fastopt_run_pieces(task, job, pieces, threads);
 }
 
 static void multiply_part(void *context, const fastopt_group *group, const fastopt_tensor *tensor, size_t begin,
@@ -317,9 +316,9 @@ int fastopt_clip_grad_norm(fastopt_model *model)
     if (error)
         return error;
     model->norm = global_norm(model, set, &all);
-    job = (row_job){model, set, all.elements, 1, clip_factor(model->norm, model->max_norm)};
+    job = (row_job){model, set, 0, 0, clip_factor(model->norm, model->max_norm)};
     if (job.factor != 1.0)
-        run_row(&job, multiply_piece, all.elements * (all.doubles ? sizeof(double) : sizeof(float)));
+        run_row(&job, multiply_piece, all.elements, all.elements * (all.doubles ? sizeof(double) : sizeof(float)));
     return FASTOPT_OK;
 }
 
@@ -364,11 +363,10 @@ int fastopt_step(fastopt_model *model)
         if ((model->extras & FASTOPT_SKIP_NONFINITE) && !(model->norm <= DBL_MAX))
             return FASTOPT_SKIPPED;
         if (model->extras & FASTOPT_CLIP_NORM)
-            for (size_t k = 0; k < model->count; k++)
-                if (model->groups[k].count)
-                    plan(set, &model->groups[k], model->grad_scale * clip_factor(model->norm, model->max_norm));
+            for (size_t k = 0; k < model->count; k++) /* unchecked: a norm that is NaN makes the factor NaN */
+                plan_group(set, &model->groups[k], model->grad_scale * clip_factor(model->norm, model->max_norm), 0);
     }
-    job = (row_job){model, set, all.elements, 1, 1.0};
-    run_row(&job, step_piece, all.bytes);
+    job = (row_job){model, set, 0, 0, 1.0};
+    run_row(&job, step_piece, all.elements, all.bytes);
     return FASTOPT_OK;
 }

@@ -128,18 +128,21 @@ static inline double fastopt_signed_scale(double grad_scale, unsigned options)
 }
 
 /*
- * base^n for a whole n >= 0 by squaring: multiplications alone, so that every machine gets the same bits
- * (libm's pow differs between machines). Multiplying by 1 where a bit is 0 changes nothing; a branch there would be
- * mispredicted at every other step.
+ * Two bases to the power of a whole n >= 0 by squaring, in place: multiplications alone, so that every machine gets the
+ * same bits (libm's pow differs between machines). Both in one loop, which keeps the multiplier busy; and where a bit is
+ * 0 they are multiplied by 1, which changes nothing, since a branch would be mispredicted at every other step.
  */
-static inline double fastopt_power(double base, double n)
+static inline void fastopt_powers(double *first, double *second, double n)
 {
-    double result = 1.0;
-    for (uint64_t bits = (uint64_t)n; bits; bits >>= 1) {
-        result *= bits & 1 ? base : 1.0;
-        base *= base;
+    double a = *first, b = *second;
+    *first = *second = 1.0;
+    for (int64_t bits = (int64_t)n; bits; bits >>= 1) {
+        const double as[] = {1.0, a}, bs[] = {1.0, b};
+        *first *= as[bits & 1];
+        *second *= bs[bits & 1];
+        a *= a;
+        b *= b;
     }
-    return result;
 }
 
 #endif
