@@ -1,22 +1,68 @@
-from typing import TypeAlias, final
+from typing import Any, ClassVar, Literal, SupportsFloat, SupportsIndex, TypeAlias, overload
 
 import numpy as np
-from numpy.typing import NDArray
-from typing_extensions import Buffer
+from typing_extensions import disjoint_base
 
 __all__ = ["Engine"]
 
-_Array: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
-_Settings: TypeAlias = tuple[int, tuple[float, ...], int, list[list[_Array | None]]]
+_Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+_Number: TypeAlias = SupportsFloat | SupportsIndex
+_Settings: TypeAlias = tuple[int, tuple[float, ...], int, list[list[_Array | None]] | None]
 
-@final
+@disjoint_base
 class Engine:
-    def __init__(self, rule: str, groups: list[list[tuple[str, _Array | Buffer]]]) -> None: ...
+    rule: ClassVar[str]
+    def _bind_params(self, groups: list[list[tuple[str, Any]]], grad_names: list[str], plain: bool) -> None: ...
+    def _flat(self, grads: Any) -> list[Any]: ...
+    def _hold(self, reason: str | None = None) -> None: ...
+    def _release(self) -> None: ...
+    def _steps(self) -> list[int]: ...
+    def _set_steps(self, steps: dict[int, int]) -> None: ...
+    def _configure(self, settings: list[_Settings]) -> None: ...
     @property
-    def arrays(self) -> tuple[_Array, ...]: ...
-    def hold(self) -> None: ...
-    def release(self) -> None: ...
-    def get_step(self, i: int) -> int: ...
-    def set_step(self, i: int, steps: float) -> None: ...
-    def configure(self, settings: list[_Settings]) -> None: ...
-    def step(self, grads: list[_Array | Buffer], names: list[str]) -> None: ...
+    def params(self) -> tuple[_Array, ...]: ...
+    @property
+    def threads(self) -> int | None: ...
+    @threads.setter
+    def threads(self, threads: int | None) -> None: ...
+    def bind(self, grads: Any) -> None: ...
+    @overload
+    def step(
+        self,
+        grads: Any = None,
+        *,
+        grad_scale: _Number = 1.0,
+        max_norm: None = None,
+        zero_grad: bool = False,
+        skip_nonfinite: Literal[False] = False,
+    ) -> None: ...
+    @overload
+    def step(
+        self,
+        grads: Any = None,
+        *,
+        grad_scale: _Number = 1.0,
+        max_norm: _Number,
+        zero_grad: bool = False,
+        skip_nonfinite: bool = False,
+    ) -> float: ...
+    @overload
+    def step(
+        self,
+        grads: Any = None,
+        *,
+        grad_scale: _Number = 1.0,
+        max_norm: _Number | None = None,
+        zero_grad: bool = False,
+        skip_nonfinite: Literal[True],
+    ) -> float: ...
+    @overload
+    def step(
+        self,
+        grads: Any = None,
+        *,
+        grad_scale: _Number = 1.0,
+        max_norm: _Number | None = None,
+        zero_grad: bool = False,
+        skip_nonfinite: bool = False,
+    ) -> float | None: ...

@@ -248,6 +248,10 @@ cdef class Engine:
 
     # ---- Gradients. ----
 
+    def _flat(self, grads):
+        """The gradients in the order of the parameters, from the structure that the subclass knows."""
+        raise NotImplementedError
+
     cdef list flat(self, grads):
         """The gradients in the order of the parameters."""
         if self.plain and type(grads) is list and len(<list>grads) == <Py_ssize_t>self.tensor_count:

@@ -1,4 +1,4 @@
-"""The same functions as `fastopt.kernels` in pure NumPy, line for line beside the C.
+"""The same functions as `fastopt.kernels` in pure NumPy, line for line beside the C, and the global norm.
 
 They are the oracle: the kernels give the same bits (the sign and payload of a NaN excepted), and users check and
 benchmark against them. Signatures, meaning and formulas are those of `fastopt.kernels`; read there for parameters,
@@ -15,7 +15,18 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["adadelta", "adagrad", "adam", "adamw", "momentum", "nag", "rmsprop", "sgd"]
+__all__ = [
+    "adadelta",
+    "adagrad",
+    "adam",
+    "adamw",
+    "clip_grad_norm",
+    "global_norm",
+    "momentum",
+    "nag",
+    "rmsprop",
+    "sgd",
+]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -305,3 +316,53 @@ def _adam(
         u = np.where(w > v, w, v)
         w[...] = u
     p[...] = keep * p - step_size * m / (np.sqrt(u) * root + eps)
+
+
+# ---- The global norm. ----
+
+LANES, STRIP, STRIPS = 16, 4096, 1024
+
+
+def _sum_squares(row: Array, scale: float) -> np.float64:
+    """Strips of the row, each added up in lanes, the lanes pairwise, and then the strips in order."""
+    strip = max(STRIP, LANES * -(-row.size // (LANES * STRIPS)))
+    total = np.float64(0.0)
+    for begin in range(0, row.size, strip):
+        squares = np.square(scale * row[begin : begin + strip])
+        squares = np.append(squares, np.zeros(-squares.size % LANES))  # zeros at the end add nothing
+        lanes = np.add.accumulate(squares.reshape(-1, LANES), axis=0)[-1]
+        for width in (8, 4, 2, 1):
+            lanes = lanes[:width] + lanes[width:]
+        total = total + lanes[0]
+    return total
+
+
+@_quiet
+def global_norm(arrays: Any, *, threads: int | None = None) -> float:
+    """The Euclidean norm of all arrays together in NumPy; see `fastopt.global_norm`."""
+    leaves = _leaves(arrays)
+    row = np.concatenate([np.asarray(array, np.float64).reshape(-1) for array in leaves])
+    total = _sum_squares(row, 1.0)
+    doubles = any(array.dtype == np.float64 for array in leaves)
+    if doubles and total == np.inf:
+        return float(np.sqrt(_sum_squares(row, 2.0**-600)) * 2.0**600)
+    if doubles and total < 2.0**-900:
+        return float(np.sqrt(_sum_squares(row, 2.0**600)) * 2.0**-600)
+    return float(np.sqrt(total))
+
+
+@_quiet
+def clip_grad_norm(grads: Any, max_norm: float, *, threads: int | None = None) -> float:
+    """Gradients scaled in place to a global norm in NumPy; see `fastopt.clip_grad_norm`."""
+    norm = global_norm(grads)
+    factor = 1.0 if norm + 1e-6 <= max_norm else max_norm / np.float64(norm + 1e-6)
+    if factor != 1.0:
+        for grad in _leaves(grads):
+            np.multiply(grad, grad.dtype.type(factor), out=grad)
+    return norm
+
+
+def _leaves(arrays: Any) -> list[Array]:
+    if isinstance(arrays, np.ndarray):
+        return [arrays]
+    return list(arrays.values() if hasattr(arrays, "values") else arrays)

@@ -70,11 +70,11 @@ def _quota_of(group: Path, version_1: bool) -> Iterator[float]:
 def register_controller() -> None:
     """Make fastopt's threads one of those that threadpoolctl limits, if it is installed."""
     try:
-        import threadpoolctl
+        import threadpoolctl  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
         return
 
-    class FastoptController(threadpoolctl.LibController):  # type: ignore[misc]
+    class FastoptController(threadpoolctl.LibController):  # type: ignore[misc, unused-ignore]
         user_api = "fastopt"
         internal_api = "fastopt"
         filename_prefixes = ("_core",)

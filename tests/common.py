@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fastopt import available_isas, kernels, reference
+from fastopt import Adam, available_isas, kernels, reference
 from fastopt._core import RULES
 
 DTYPES = [np.float32, np.float64]
@@ -101,3 +101,23 @@ def assert_same_bits(found, expected, what=""):
             f"{what}: {len(where)} of {found.size} elements differ, first at {i}: "
             f"{found.reshape(-1)[i]!r} instead of {expected.reshape(-1)[i]!r}"
         )
+
+
+# ---- A model for several threads. Here, where processes that are started anew can import it. ----
+
+LARGE = 1_000_000  # elements that are worth several threads
+
+
+def model(threads=3, seed=0):
+    """A parameter, its gradient and an optimizer; the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    p, g = (rng.standard_normal(LARGE).astype(np.float32) for _ in range(2))
+    return p, g, Adam(p, threads=threads)
+
+
+def three_steps(seed):
+    """What three steps on several threads make of it."""
+    p, g, opt = model(seed=seed)
+    for _ in range(3):
+        opt.step(g)
+    return p.tobytes()

@@ -24,7 +24,7 @@ FILES = [
     "pyproject.toml",
     "setup.py",
 ]
-COMPILED = ["_core", "engine", "kernels"]
+COMPILED = ["_core", "clipping", "engine", "kernels"]
 
 # What builds and runs leave in a working folder. The copy that is packed gets some of each, so that it is seen to stay
 # behind.
@@ -99,7 +99,14 @@ def metadata(archives):
 
 def test_the_copy_has_what_the_build_and_the_contract_need(sources):
     _, names = sources
-    assert {"csrc/rules.def", "csrc/rules/adam.h", "csrc/driver.c", "fastopt/py.typed", "tests/common.py"} <= names
+    assert {
+        "csrc/rules.def",
+        "csrc/rules/adam.h",
+        "csrc/driver.c",
+        "csrc/threads.c",
+        "fastopt/py.typed",
+        "tests/common.py",
+    } <= names
     assert {f"fastopt/{name}.{suffix}" for name in COMPILED for suffix in ("pyx", "pyi")} <= names
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import kernels, reference
+from fastopt import clipping, kernels, reference
 from fastopt._core import RULES
 
 HEADER = Path(__file__).parents[1] / "csrc/fastopt.h"
@@ -16,7 +16,7 @@ CLASSES = [getattr(fastopt, name) for name in fastopt.__all__ if inspect.isclass
 CLASSES = [cls for cls in CLASSES if issubclass(cls, fastopt.Optimizer) and cls is not fastopt.Optimizer]
 
 # The specification: what each class takes and what it does when nothing is said, in order. All take `maximize=False`
-# too. Names and values are torch.optim's, where it has them.
+# and `threads=None` too. Names and values are torch.optim's, where it has them.
 DEFAULTS = {
     "SGD": {"lr": 1e-3, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False},
     "Momentum": {"lr": 1e-2, "momentum": 0.9, "weight_decay": 0.0},
@@ -68,7 +68,7 @@ def test_all_have_the_same_rules():
     rules = list(RULES)
     assert len(rules) >= 8
     assert sorted(kernels.__all__) == sorted(rules)
-    assert sorted(reference.__all__) == sorted(rules)
+    assert sorted(reference.__all__) == sorted([*rules, *clipping.__all__])
     assert sorted(cls.rule for cls in CLASSES) == sorted(rules)
     assert sorted(PROTOTYPES) == sorted((rule, suffix) for rule in rules for suffix in ("f32", "f64"))
 
@@ -134,18 +134,18 @@ def test_the_class_has_the_kernels_defaults(cls):
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_the_class_has_the_specified_defaults(name):
-    cls, expected = getattr(fastopt, name), {**DEFAULTS[name], "maximize": False}
+    cls, expected = getattr(fastopt, name), {**DEFAULTS[name], "maximize": False, "threads": None}
     assert list(defaults(cls).items()) == list(expected.items())
     parameters = inspect.signature(cls).parameters
     assert next(iter(parameters)) == "params"
     by_keyword = [name for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY]
-    assert by_keyword == [name for name in ("eps_inside_sqrt", "maximize") if name in expected]
+    assert by_keyword == [name for name in ("eps_inside_sqrt", "maximize", "threads") if name in expected]
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_every_argument_of_the_class_is_an_attribute_and_in_the_group(cls):
+def test_every_argument_of_the_class_is_an_attribute_and_all_but_threads_in_the_group(cls):
     opt = cls(np.ones(3))
     for name, value in defaults(cls).items():
         assert getattr(opt, name) == value
-        assert opt.param_groups[0][name] == value
-    assert set(opt.param_groups[0]) == {"params", *defaults(cls)}
+        assert opt.param_groups[0].get(name) == value
+    assert set(opt.param_groups[0]) == {"params", *defaults(cls)} - {"threads"}

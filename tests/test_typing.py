@@ -14,7 +14,7 @@ import fastopt
 pytest.importorskip("mypy", reason="needs mypy: pip install 'fastopt[test]'")
 
 PACKAGE = Path(fastopt.__file__).parent
-COMPILED = ["fastopt._core", "fastopt.engine", "fastopt.kernels"]
+COMPILED = ["fastopt._core", "fastopt.clipping", "fastopt.engine", "fastopt.kernels"]
 
 # What Cython puts into every module and class of its own accord: to pickle, to cimport, to find doctests.
 ALLOWED = r"""
@@ -56,6 +56,17 @@ nag = fastopt.NAG(w)
 with nag.lookahead():
     grad = 2 * w
 nag.step(grad)
+opt.bind({"w": np.ones_like(w), "b": np.ones_like(b)})
+opt.step(zero_grad=True, grad_scale=0.5)
+assert_type(opt.step(max_norm=1.0), float)
+assert_type(opt.step(skip_nonfinite=True, zero_grad=True), float)
+opt.bind(None)
+assert_type(opt.threads, int | None)
+opt.threads = 2
+assert_type(fastopt.clip_grad_norm([w, b], 1, threads=1), float)
+assert_type(fastopt.global_norm(w), float)
+assert_type(fastopt.get_num_threads(), int)
+fastopt.set_num_threads(None)
 for xb, yb in fastopt.minibatches(w, b, batch_size=2, rng=0):
     print(xb.shape, yb.shape)
 m, v = np.zeros_like(w), np.zeros_like(w)
@@ -76,7 +87,10 @@ opt.betas = 0.9  # assignment
 opt.amsgrad.lr  # attr-defined
 print(opt.rho)  # attr-defined
 opt.rho = 0.9  # attr-defined
-print(opt.step(w))  # func-returns-value
+opt.step(w, scale=2.0)  # call-overload
+opt.step(w, max_norm="x")  # call-overload
+opt.threads = "x"  # assignment
+fastopt.clip_grad_norm([w], None)  # arg-type
 fastopt.kernels.sgd(w, grad, lr="x")  # arg-type
 fastopt.kernels.sgd(w, [1.0, 2.0])  # arg-type
 fastopt.kernels.sgd(w, grad, step=1, alpha=0.9)  # call-arg

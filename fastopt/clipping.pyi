@@ -1,0 +1,6 @@
+from typing import Any, SupportsFloat, SupportsIndex
+
+__all__ = ["clip_grad_norm", "global_norm"]
+
+def global_norm(arrays: Any, *, threads: int | None = None) -> float: ...
+def clip_grad_norm(grads: Any, max_norm: SupportsFloat | SupportsIndex, *, threads: int | None = None) -> float: ...
