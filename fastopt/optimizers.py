@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
@@ -230,9 +231,10 @@ class Optimizer(Engine):
     # ---- Hyperparameters. ----
 
     @classmethod
-    def _hypers(cls) -> list[str]:
+    @functools.cache
+    def _hypers(cls) -> tuple[str, ...]:
         classes = [owner for owner in cls.__mro__ if issubclass(owner, Optimizer)]
-        return [name for owner in classes for name, value in vars(owner).items() if isinstance(value, Hyper)]
+        return tuple(name for owner in classes for name, value in vars(owner).items() if isinstance(value, Hyper))
 
     def _set(self, changes: Sequence[tuple[ParamGroup, Mapping[str, Any]]], making: bool = False) -> None:
         """Checks and sets hyperparameters in some groups: all of them, or none and an error."""
@@ -297,7 +299,7 @@ class Optimizer(Engine):
             for slot, used in enumerate(self._use(values))
             if used and made[i][slot] is None
         ]
-        buffers = zeros_like([self.params[i] for i, _, _ in missing])
+        buffers = zeros_like([self.params[i] for i, _, _ in missing]) if missing else []
         for (i, slot, values), buffer in zip(missing, buffers, strict=True):
             if initial := self._initial(values):
                 buffer.fill(initial)

@@ -28,6 +28,7 @@ class Structure:
             self.leaves = [params]
         elif isinstance(params, Mapping):
             self.keys, self.leaves = list(params), list(params.values())
+            self.key_set = set(self.keys)
         else:
             self.leaves = list(params)
         if not self.leaves:
@@ -45,9 +46,10 @@ class Structure:
             return [values]
         if self.keys is None:
             return sequence(name, values, len(self.leaves), "arrays")
-        if not isinstance(values, Mapping):
+        if type(values) is not dict and not isinstance(values, Mapping):  # the question takes a while
             raise TypeError(f"{name} must be a mapping with the parameters' keys, got {kind(values)}")
-        same_keys(name, values, self.keys)
+        if values.keys() != self.key_set:
+            same_keys(name, values, self.keys)
         return [values[key] for key in self.keys]
 
 
@@ -57,8 +59,8 @@ def kind(obj: Any) -> str:
 
 def sequence(name: str, values: Any, count: int, what: str) -> list[Any]:
     leaves: list[Any]
-    if type(values) is list:  # by far the most frequent, and spared the questions
-        leaves = values
+    if type(values) in (list, tuple):  # by far the most frequent, and spared the questions
+        leaves = list(values)
     elif is_array(values) or isinstance(values, (Mapping, str)) or not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a sequence of {count} {what}, got {kind(values)}")
     else:
