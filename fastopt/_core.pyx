@@ -169,7 +169,7 @@ cdef cnp.ndarray as_array(str name, object obj, bint writable):
     """`obj` as an array on the same memory, or the error that says what is wrong with it."""
     cdef cnp.ndarray a
     if type(obj) is not cnp.ndarray:
-        obj = wrap(name, obj)
+        obj = wrap(name, obj, writable)
     a = obj
     cdef int kind = cnp.PyArray_TYPE(a)
     if (kind != cnp.NPY_FLOAT and kind != cnp.NPY_DOUBLE) or not cnp.PyArray_ISNOTSWAPPED(a):
@@ -186,7 +186,7 @@ cdef cnp.ndarray as_array(str name, object obj, bint writable):
     return a
 
 
-cdef object wrap(str name, object obj):
+cdef object wrap(str name, object obj, bint writable):
     if obj is None:
         raise TypeError(f"{name} is None; expected a float32 or float64 array")
     if isinstance(obj, np.ma.MaskedArray):
@@ -202,7 +202,13 @@ cdef object wrap(str name, object obj):
                         "float64 elements; give a NumPy array, or np.asarray() of an object that "
                         "shares its memory")
     try:
-        return np.from_dlpack(obj)  # unlike __array__, it never copies
+        array = np.from_dlpack(obj)  # unlike __array__, it never copies
+        if writable and not array.flags.writeable:
+            # Before 2.1 NumPy says that of every tensor. If __array__ is the same memory, it knows better.
+            other = np.asarray(obj)
+            if other.ctypes.data == array.ctypes.data:
+                return other
+        return array
     except Exception as error:
         raise TypeError(f"{name} is of type {type(obj).__name__} and does not share its memory: {error}") from error
 

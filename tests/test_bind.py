@@ -207,6 +207,8 @@ def test_other_buffers(wrap):
     start, slope = np.linspace(1, 2, 9, dtype=np.float32), np.linspace(-1, 1, 9, dtype=np.float32)
     expected = fastopt.Adam(start.copy())
     p, grad = wrap(start), wrap(slope)
+    if isinstance(p, Dlpack) and not np.from_dlpack(p).flags.writeable:
+        pytest.skip("this NumPy shows every tensor read-only, unless it has an __array__ too: use 2.1 or newer")
     opt = fastopt.Adam(p)
     opt.step(grad)
     opt.step(grad, max_norm=0.5)

@@ -148,12 +148,12 @@ def test_a_steady_step_allocates_nothing(tmp_path):
 
 
 PEAK = """
-import resource
+import re
 import numpy as np
 import fastopt
 
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+def resident(what):  # now (VmRSS) or at most so far (VmHWM); getrusage's peak is that of whoever started this, too
+    return 1024 * int(re.search(what + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 
 warm = fastopt.Adam(np.ones(500_000, np.float32), threads=2)  # what a process has but once: code, workers
 warm.step(np.ones(500_000, np.float32))
@@ -161,15 +161,14 @@ del warm
 sizes = [4_000_000, *[1000] * 300, 2_500_000]
 params, grads = ([np.full(n, 0.5, np.float32) for n in sizes] for _ in range(2))
 needed = 2 * sum(p.nbytes for p in params)
-before = resident()
+before = resident("VmRSS")
 opt = fastopt.Adam(params, threads=2)
 opt.bind(grads)
 for _ in range(3):
     opt.step(max_norm=1.0)
 for _ in range(3):
     opt.step(grads, zero_grad=True)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(max(peak, resident()) - before - needed)
+print(resident("VmHWM") - before - needed)
 """
 
 
@@ -177,4 +176,4 @@ print(max(peak, resident()) - before - needed)
 def test_nothing_but_the_state_is_added():
     """Parameters, gradients and state, and less than 1 MB besides."""
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 1_000_000
+    assert -1_000_000 < int(done.stdout) < 1_000_000

@@ -190,3 +190,67 @@ def test_torch_gives_nan_where_the_clamp_holds():
         theirs.step([grad])
     assert np.isnan(theirs.arrays()[0]).any()
     assert np.isfinite(ours.arrays()[0]).all()
+
+
+# ---- Tensors, threads and norms beside torch's own. ----
+
+
+def test_tensors_are_stepped_where_they_are():
+    rng = np.random.default_rng(4)
+    start = [rng.normal(size=shape).astype(np.float32) for shape in SHAPES]
+    tensors = [torch.nn.Parameter(torch.from_numpy(array.copy())) for array in start]
+    arrays = [array.copy() for array in start]
+    ours = fastopt.Adam([tensor.detach() for tensor in tensors])
+    expected = fastopt.Adam(arrays)
+    with pytest.raises(TypeError, match=r"params\[0\] is of type Parameter .*require gradient"):
+        fastopt.Adam(tensors)
+    for _ in range(3):
+        loss = sum((tensor**2).sum() for tensor in tensors)
+        loss.backward()
+        grads = [tensor.grad.numpy().copy() for tensor in tensors]
+        assert ours.step([tensor.grad for tensor in tensors], max_norm=1.0, zero_grad=True) == expected.step(
+            grads, max_norm=1.0
+        )
+        for tensor, array in zip(tensors, arrays, strict=True):
+            assert tensor.detach().numpy().tobytes() == array.tobytes()
+            assert not tensor.grad.any()
+    ours.bind([tensor.grad for tensor in tensors])
+    sum((tensor**2).sum() for tensor in tensors).backward()  # into the gradients that are bound
+    grads = [tensor.grad.numpy().copy() for tensor in tensors]
+    ours.step()
+    expected.step(grads)
+    for tensor, array in zip(tensors, arrays, strict=True):
+        assert tensor.detach().numpy().tobytes() == array.tobytes()
+
+
+def test_threads_beside_those_of_torch():
+    """Each brings a pool of its own; they take turns in one loop, and torch's does not change what ours computes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        rng = np.random.default_rng(5)
+        p, g = (rng.standard_normal(1_000_000).astype(np.float32) for _ in range(2))
+        expected = p.copy()
+        a = torch.from_numpy(rng.standard_normal((512, 512)).astype(np.float32))
+        ours, serial = fastopt.Adam(p, threads=3), fastopt.Adam(expected, threads=1)
+        first = a @ a
+        for _ in range(30):
+            assert torch.equal(a @ a, first)
+            ours.step(g)
+            serial.step(g)
+        assert p.tobytes() == expected.tobytes()
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 1e6])
+def test_clipping_is_torchs(max_norm):
+    rng = np.random.default_rng(6)
+    grads = [rng.normal(size=shape) for shape in SHAPES]
+    theirs = [torch.nn.Parameter(torch.zeros(shape, dtype=torch.float64)) for shape in SHAPES]
+    for param, grad in zip(theirs, grads, strict=True):
+        param.grad = torch.from_numpy(grad.copy())
+    norm = torch.nn.utils.clip_grad_norm_(theirs, max_norm)
+    assert fastopt.clip_grad_norm(grads, max_norm) == pytest.approx(float(norm), rel=1e-13)
+    for param, grad in zip(theirs, grads, strict=True):
+        np.testing.assert_allclose(grad, param.grad.numpy(), rtol=1e-13)
