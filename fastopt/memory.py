@@ -29,16 +29,14 @@ def zeros_like(arrays: Sequence[Array]) -> list[Array]:
 
 def _zeros(size: int) -> Array:
     """Zeroed bytes, from a cache line on; large ones from a large page on, in large pages where the system has them."""
-    align = PAGE if size >= PAGE else LINE
-    memory: Any = np.zeros(size + align, np.uint8) if size < PAGE else _mapped(size + align)
-    first = -memory.ctypes.data % align
-    arena: Array = memory[first : first + size]
-    return arena
-
-
-def _mapped(size: int) -> Array:
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, np.uint8)
+    if size < PAGE:
+        memory = np.zeros(size + LINE, np.uint8)
+        first = -memory.ctypes.data % LINE
+    else:
+        mapped = mmap.mmap(-1, size + PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory = np.frombuffer(mapped, np.uint8)
+        first = -memory.ctypes.data % PAGE
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):  # a kernel without them
+                mapped.madvise(mmap.MADV_HUGEPAGE, first, size // PAGE * PAGE)  # whole ones: the rest stays small
+    return memory[first : first + size]
