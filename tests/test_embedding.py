@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from common import DRAWS, ISAS, VARIANTS
 
+from fastopt import reference
 from fastopt._core import RULES
 
 CSRC = Path(__file__).parents[1] / "csrc"
@@ -154,3 +155,235 @@ def test_every_symbol_it_adds_to_a_program_has_its_prefix(tmp_path):
         names = re.findall(r"^\w* ?[A-Z] (\w+)$", run(nm, "-g", "--defined-only", built), re.MULTILINE)
         assert names
         assert all(name.removeprefix("_").startswith("fastopt_") for name in names), names
+
+
+# ---- Many tensors in one call, from C. ----
+
+# Steps a model of both types in three groups and prints hashes; then sees every error, and that nothing was written.
+MODEL = r"""
+#include "fastopt.h"
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { TENSORS = 5 };
+static const size_t sizes[TENSORS] = {500000, 0, 7, 300001, 65};
+static const int types[TENSORS] = {FASTOPT_F32, FASTOPT_F32, FASTOPT_F32, FASTOPT_F64, FASTOPT_F64};
+static const size_t starts[] = {0, 3, 3, TENSORS}; /* of the groups; one is empty */
+static fastopt_tensor tensors[TENSORS];
+static fastopt_group groups[3];
+
+static size_t bytes(int i) { return sizes[i] * (types[i] == FASTOPT_F32 ? sizeof(float) : sizeof(double)); }
+
+static void *numbers(int i, unsigned seed)
+{
+    void *memory = malloc(bytes(i) + 1);
+    for (size_t j = 0; j < sizes[i]; j++) {
+        const double x = (double)((j * 7919 + seed * 104729) % 2001) / 1000.0 - 1.0; /* from -1 to 1 */
+        if (types[i] == FASTOPT_F32)
+            ((float *)memory)[j] = (float)x;
+        else
+            ((double *)memory)[j] = x;
+    }
+    return memory;
+}
+
+static uint64_t hash(const void *memory, size_t size, uint64_t h)
+{
+    for (size_t j = 0; j < size; j++)
+        h = (h ^ ((const unsigned char *)memory)[j]) * 1099511628211u;
+    return h;
+}
+
+static uint64_t hash_all(void)
+{
+    uint64_t h = 14695981039346656037u;
+    for (int i = 0; i < TENSORS; i++) {
+        h = hash(tensors[i].p, bytes(i), h);
+        h = hash(tensors[i].g, bytes(i), h);
+        for (int k = 0; k < 2; k++)
+            h = hash(tensors[i].state[k], bytes(i), h);
+    }
+    return h;
+}
+
+#define MUST(condition) do { if (!(condition)) { printf("line %d: %s", __LINE__, #condition); return 1; } } while (0)
+
+int main(int argc, char **argv)
+{
+    const double hypers[FASTOPT_MAX_HYPERS] = {1, 1e-2, 0.9, 0.999, 1e-8, 0.1, 1};
+    fastopt_model model = {3, groups, 0.5, 20.0, FASTOPT_CLIP_NORM, argc > 1 ? atoi(argv[1]) : 0, 0.0};
+    uint64_t before;
+    int adam = 0;
+
+    while (strcmp(fastopt_rule(adam)->name, "adam"))
+        adam++;
+    for (int i = 0; i < TENSORS; i++) {
+        tensors[i].n = sizes[i];
+        tensors[i].p = numbers(i, 1);
+        tensors[i].g = numbers(i, 2);
+        for (int k = 0; k < 2; k++)
+            tensors[i].state[k] = calloc(bytes(i) + 1, 1);
+    }
+    for (int k = 0; k < 3; k++) {
+        groups[k].rule = adam;
+        groups[k].dtype = types[starts[k + 1] - 1];
+        memcpy(groups[k].hyper, hypers, sizeof hypers);
+        groups[k].count = starts[k + 1] - starts[k];
+        groups[k].tensors = tensors + starts[k];
+    }
+    MUST(fastopt_get_num_threads() == 1);
+    for (int step = 1; step <= 3; step++) {
+        for (int k = 0; k < 3; k++)
+            groups[k].hyper[0] = step;
+        MUST(fastopt_step(&model) == FASTOPT_OK);
+        printf("%016llx %a\n", (unsigned long long)hash_all(), model.norm);
+    }
+
+    before = hash_all();
+    model.grad_scale = INFINITY;
+    MUST(fastopt_step(&model) == FASTOPT_ERR_MODEL);
+    model.grad_scale = 1e200; /* finite, but not as a float */
+    MUST(fastopt_step(&model) == FASTOPT_ERR_HYPER - 6);
+    model.grad_scale = 1.0;
+    model.max_norm = NAN;
+    MUST(fastopt_step(&model) == FASTOPT_ERR_MODEL);
+    MUST(fastopt_clip_grad_norm(&model) == FASTOPT_ERR_MODEL);
+    model.max_norm = 1.0;
+    for (int i = 0; i < TENSORS; i++) {
+        const fastopt_tensor whole = tensors[i];
+        if (!whole.n)
+            continue;
+        tensors[i].g = NULL;
+        MUST(fastopt_step(&model) == FASTOPT_ERR_BUFFER);
+        MUST(fastopt_global_norm(&model) == FASTOPT_ERR_BUFFER);
+        tensors[i] = whole;
+        tensors[i].p = NULL;
+        MUST(fastopt_step(&model) == FASTOPT_ERR_BUFFER);
+        tensors[i] = whole;
+        tensors[i].state[1] = NULL; /* needed */
+        MUST(fastopt_step(&model) == FASTOPT_ERR_BUFFER);
+        tensors[i] = whole;
+        tensors[i].state[2] = whole.state[0]; /* others of the group do not have it */
+        MUST(fastopt_step(&model) == FASTOPT_ERR_BUFFER);
+        tensors[i] = whole;
+    }
+    groups[2].rule = -1;
+    MUST(fastopt_step(&model) == FASTOPT_ERR_RULE);
+    MUST(fastopt_check(&groups[2]) == FASTOPT_ERR_RULE);
+    groups[2].rule = adam;
+    groups[2].dtype = 2;
+    MUST(fastopt_step(&model) == FASTOPT_ERR_RULE);
+    MUST(fastopt_global_norm(&model) == FASTOPT_ERR_RULE);
+    groups[2].dtype = FASTOPT_F64;
+    groups[2].options = FASTOPT_NESTEROV;
+    MUST(fastopt_step(&model) == FASTOPT_ERR_OPTION);
+    groups[2].options = 0;
+    groups[2].hyper[2] = 1.0;
+    MUST(fastopt_step(&model) == FASTOPT_ERR_HYPER - 2);
+    MUST(fastopt_check(&groups[2]) == FASTOPT_ERR_HYPER - 2);
+    groups[2].hyper[2] = 0.9;
+    model.extras = FASTOPT_SKIP_NONFINITE;
+    ((double *)tensors[4].g)[64] = INFINITY;
+    before = hash_all();
+    MUST(fastopt_step(&model) == FASTOPT_SKIPPED && !(model.norm < INFINITY));
+    MUST(hash_all() == before);
+    MUST(fastopt_check(&groups[2]) == FASTOPT_OK);
+    for (int i = 0; i < TENSORS; i++) {
+        free(tensors[i].p);
+        free(tensors[i].g);
+        free(tensors[i].state[0]);
+        free(tensors[i].state[1]);
+    }
+    return 0;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def expected_of_model():
+    """What the program prints, from the reference."""
+    sizes, types = [500_000, 0, 7, 300_001, 65], [np.float32] * 3 + [np.float64] * 2
+
+    def numbers(seed):
+        rows = [(np.arange(n, dtype=np.uint64) * 7919 + seed * 104729) % 2001 for n in sizes]
+        return [(row.astype(np.float64) / 1000.0 - 1.0).astype(dtype) for row, dtype in zip(rows, types, strict=True)]
+
+    params, grads = numbers(1), numbers(2)
+    states = [[np.zeros_like(p), np.zeros_like(p)] for p in params]
+    norm = 0.5 * reference.global_norm(grads)
+    scale = 0.5 * (20.0 / (norm + 1e-6))
+    lines = []
+    for step in (1, 2, 3):
+        for p, g, state in zip(params, grads, states, strict=True):
+            reference.adam(p, g, *state, step=step, lr=1e-2, weight_decay=0.1, grad_scale=scale)
+        arrays = [a for p, g, state in zip(params, grads, states, strict=True) for a in (p, g, *state)]
+        lines.append((fnv(arrays), float(norm).hex()))
+    return lines
+
+
+def fnv(arrays):
+    """FNV-1a of the bytes of arrays, as the program has it."""
+    digest = 14695981039346656037
+    for byte in b"".join(array.tobytes() for array in arrays):
+        digest = (digest ^ byte) * 1099511628211 & 0xFFFFFFFFFFFFFFFF
+    return digest
+
+
+@pytest.mark.parametrize("flags", [[], ["-DFASTOPT_NO_THREADS"]], ids=["threads", "no threads"])
+@pytest.mark.parametrize("name", ["gcc", "clang"])
+def test_a_model_in_one_call(name, flags, tmp_path, expected_of_model):
+    cc = compiler(name)
+    objects = build_core(cc, ["-O3", "-std=c11", *STRICT, *flags], tmp_path)
+    (tmp_path / "model.c").write_text(MODEL, encoding="utf-8")
+    run(cc, "-std=c11", *STRICT, "-I", CSRC, "model.c", *objects, "-pthread", "-o", "model", cwd=tmp_path)
+    for threads in ("0", "1", "2", "5"):
+        printed = [line.split() for line in run(tmp_path / "model", threads).splitlines()]
+        found = [(int(digest, 16), float.fromhex(norm).hex()) for digest, norm in printed]
+        assert found == expected_of_model
+
+
+# Loads the core, has it start workers, and unloads it: they must be gone before their code is.
+UNLOAD = r"""
+#include "fastopt.h"
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+    enum { N = 1000000 };
+    float *p = calloc(N, sizeof *p), *g = calloc(N, sizeof *g);
+    for (int turn = 0; argc && turn < 5; turn++) {
+        void *library = dlopen(argv[1], RTLD_NOW);
+        int (*step)(fastopt_model *);
+        fastopt_tensor tensor = {N, p, g, {NULL, NULL, NULL}, 0};
+        fastopt_group group = {0, FASTOPT_F32, 0, {1, 1e-3, 0, 0, 0, 1}, 1, &tensor, {NULL, {0}}};
+        fastopt_model model = {1, &group, 1.0, 0.0, 0, 4, 0.0};
+        if (!library)
+            return 2;
+        *(void **)&step = dlsym(library, "fastopt_step");
+        for (int i = 0; i < 3; i++)
+            if (step(&model))
+                return 3;
+        if (turn % 2)
+            usleep(1000); /* asleep, or just done */
+        if (dlclose(library) || dlopen(argv[1], RTLD_NOW | RTLD_NOLOAD))
+            return 4;
+        usleep(1000);
+    }
+    free(p);
+    free(g);
+    return 0;
+}
+"""
+
+
+def test_unloading_leaves_no_thread_behind(tmp_path):
+    cc = compiler("cc")
+    run(cc, "-O3", "-fPIC", "-shared", *SOURCES, "-pthread", "-o", "libfastopt.so", cwd=tmp_path)
+    (tmp_path / "main.c").write_text(UNLOAD, encoding="utf-8")
+    run(cc, "-I", CSRC, "main.c", "-ldl", "-pthread", "-o", "main", cwd=tmp_path)
+    run(tmp_path / "main", tmp_path / "libfastopt.so")
