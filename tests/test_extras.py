@@ -250,6 +250,14 @@ def test_clipping_alone(sizes, isa):
         assert fastopt.global_norm(grads) <= max_norm * (1 + 1e-6)
 
 
+def test_clipping_begins_at_the_norm_less_a_millionth():
+    """As in PyTorch: the factor is max_norm / (norm + 1e-6) wherever that is less than 1."""
+    for max_norm, factor in ((5.0, 5.0 / 5.000001), (5.0000005, 5.0000005 / 5.000001), (5.000001, 1.0), (6.0, 1.0)):
+        grads = np.array([3.0, 4.0])
+        assert fastopt.clip_grad_norm(grads, max_norm) == 5.0
+        assert_same_bits(grads, np.array([3.0, 4.0]) * factor)
+
+
 def test_clipping_follows_ieee_rules():
     for bad in (np.nan, np.inf):
         grads = [np.array([1.0, bad]), np.array([2.0], np.float32)]

@@ -305,6 +305,31 @@ def test_fork_while_another_thread_steps():
     assert p.tobytes() == after_steps(taken, seed=1)
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts the process's threads in /proc")
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_child_starts_workers_of_its_own_and_ends_like_any_process(busy):
+    """Also when it is forked while another thread has the pool."""
+    code = f"""
+import os, sys, threading, common
+p, g, opt = common.model()
+opt.step(g)
+mine, slope, other = common.model(seed=1)
+if {busy}:
+    def forever():
+        while True: opt.step(g)
+    threading.Thread(target=forever, daemon=True).start()
+for turn in range(10):
+    child = os.fork()
+    if child == 0:
+        other.step(slope)
+        print(len(os.listdir("/proc/self/task")), flush=True)
+        sys.exit()
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    found = python(code, PYTHONPATH=str(Path(__file__).parent), PYTHONWARNINGS="ignore::DeprecationWarning")
+    assert found.stdout.split() == ["3"] * 10, found.stderr
+
+
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_multiprocessing(method):
     three_steps(0)  # so that workers are there to be forgotten
@@ -373,20 +398,26 @@ if {daemon}:
         assert not re.search(r"[Ff]atal|[Ss]egmentation", done.stderr)
 
 
-def test_signals_reach_the_main_thread():
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads the masks of the threads in /proc")
+def test_workers_leave_signals_to_the_program():
+    """All but those that tell of a fault of the worker itself."""
     code = f"""
 import os, signal, numpy as np, fastopt
-opt = fastopt.Adam(np.ones({LARGE}), threads=4)
-g = np.ones({LARGE})
-opt.step(g)
-seen = []
-signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
-for _ in range(50):
-    os.kill(os.getpid(), signal.SIGUSR1)
-    opt.step(g)
-print(len(seen), opt.state[0]["step"])
+def tasks(): return set(os.listdir("/proc/self/task"))
+before = tasks()
+fastopt.Adam(np.ones({LARGE}), threads=4).step(np.ones({LARGE}))
+faults = {{signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGKILL, signal.SIGSTOP}}
+assert len(tasks() - before) == 3
+for task in tasks() - before:
+    status = open(f"/proc/self/task/{{task}}/status").read()
+    mask = int(status.split("SigBlk:")[1].split()[0], 16)
+    blocked = {{number for number in range(1, 32) if mask >> number - 1 & 1}}
+    assert blocked == set(range(1, 32)) - faults, blocked
+assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])  # the caller's own mask is as it was
+print("left")
 """
-    assert python(code).stdout.split() == ["50", "51"]
+    found = python(code)
+    assert found.stdout.strip() == "left", found.stderr
 
 
 def test_the_combinations_cover_every_rule():
