@@ -260,34 +260,43 @@ int fastopt_global_norm(fastopt_model *model)
     return error;
 }
 
+/* Work on the whole row, element by element: what is done with a part of a tensor, and the cuts. */
 typedef struct {
+    part_task *part; /* its context is this */
     const fastopt_model *model;
     const fastopt_set *set;
-    size_t even, rest; /* elements of a piece, and how many pieces have one more */
     double factor;
+    size_t even, rest; /* elements of a piece, and how many pieces have one more */
 } row_job;
 
-static void piece_of(const row_job *job, size_t piece, part_task *task, void *context)
+static void run_piece(void *context, size_t piece)
 {
+    row_job *job = context;
     const size_t begin = piece * job->even + (piece < job->rest ? piece : job->rest);
 
-    for_parts(job->model, begin, begin + job->even + (piece < job->rest), LINE, task, context);
+    for_parts(job->model, begin, begin + job->even + (piece < job->rest), LINE, job->part, job);
 }
 
-/* Every piece of the row of a job that touches so many bytes, on as many threads as that is worth. */
-static void run_row(row_job *job, fastopt_task *task, size_t elements, size_t bytes)
+/* The whole row, which has so many elements and touches so many bytes, on as many threads as that is worth. */
+static void run_row(row_job *job, size_t elements, size_t bytes)
 {
     const int threads = threads_for(job->model, bytes);
-    const size_t most = bytes / PIECE + 1, wanted = (size_t)threads * PIECES_A_THREAD;
-    const size_t pieces = threads < 2 ? 1 : wanted < most ? wanted : most;
+    size_t pieces;
 
-    job->even = elements;
-    job->rest = 0;
-    if (pieces > 1) {
-        job->even = elements / pieces;
-        job->rest = elements % pieces;
+    if (threads < 2) {
+        for (size_t k = 0; k < job->model->count; k++) {
+            const fastopt_group *group = &job->model->groups[k];
+            for (size_t i = 0; i < group->count; i++)
+                job->part(job, group, &group->tensors[i], 0, group->tensors[i].n);
+        }
+        return;
     }
-    fastopt_run_pieces(task, job, pieces, threads);
+    pieces = bytes / PIECE + 1;
+    if (pieces > (size_t)threads * PIECES_A_THREAD)
+        pieces = (size_t)threads * PIECES_A_THREAD;
+    job->even = elements / pieces;
+    job->rest = elements % pieces;
+    fastopt_run_pieces(run_piece, job, pieces, threads);
 }
 
 static void multiply_part(void *context, const fastopt_group *group, const fastopt_tensor *tensor, size_t begin,
@@ -297,11 +306,6 @@ static void multiply_part(void *context, const fastopt_group *group, const fasto
     char *g = tensor->g;
 
     job->set->norm[group->dtype]->multiply(end - begin, g + begin * size_of(group->dtype), job->factor);
-}
-
-static void multiply_piece(void *context, size_t piece)
-{
-    piece_of(context, piece, multiply_part, context);
 }
 
 int fastopt_clip_grad_norm(fastopt_model *model)
@@ -316,9 +320,9 @@ int fastopt_clip_grad_norm(fastopt_model *model)
     if (error)
         return error;
     model->norm = global_norm(model, set, &all);
-    job = (row_job){model, set, 0, 0, clip_factor(model->norm, model->max_norm)};
+    job = (row_job){multiply_part, model, set, clip_factor(model->norm, model->max_norm), 0, 0};
     if (job.factor != 1.0)
-        run_row(&job, multiply_piece, all.elements, all.elements * (all.doubles ? sizeof(double) : sizeof(float)));
+        run_row(&job, all.elements, all.elements * (all.doubles ? sizeof(double) : sizeof(float)));
     return FASTOPT_OK;
 }
 
@@ -344,11 +348,6 @@ static void step_part(void *context, const fastopt_group *group, const fastopt_t
     }
 }
 
-static void step_piece(void *context, size_t piece)
-{
-    piece_of(context, piece, step_part, context);
-}
-
 int fastopt_step(fastopt_model *model)
 {
     const fastopt_set *set = fastopt_active_set();
@@ -366,7 +365,7 @@ int fastopt_step(fastopt_model *model)
             for (size_t k = 0; k < model->count; k++) /* unchecked: a norm that is NaN makes the factor NaN */
                 plan_group(set, &model->groups[k], model->grad_scale * clip_factor(model->norm, model->max_norm), 0);
     }
-    job = (row_job){model, set, 0, 0, 1.0};
-    run_row(&job, step_piece, all.elements, all.bytes);
+    job = (row_job){step_part, model, set, 1.0, 0, 0};
+    run_row(&job, all.elements, all.bytes);
     return FASTOPT_OK;
 }

@@ -198,8 +198,10 @@ int fastopt_check_hypers(int rule, int dtype, const double *hyper, unsigned opti
         return FASTOPT_ERR_OPTION;
     for (int i = 0; i < hyper_counts[rule]; i++) {
         const int range = ranges_of[rule][i];
-        if (!in_range(range, hyper[i]) || (range == COUNT && hyper[i] != (double)(int64_t)hyper[i]) ||
-            (range != COUNT && dtype == FASTOPT_F32 && !in_range(range, (double)(float)hyper[i])))
+        const double rounded = dtype == FASTOPT_F32 ? (double)(float)hyper[i] : hyper[i];
+
+        if (!in_range(range, hyper[i]) || !in_range(range, rounded) ||
+            (range == COUNT && hyper[i] != (double)(int64_t)hyper[i]))
             return FASTOPT_ERR_HYPER - i;
     }
     return FASTOPT_OK;

@@ -128,21 +128,22 @@ static inline double fastopt_signed_scale(double grad_scale, unsigned options)
 }
 
 /*
- * Two bases to the power of a whole n >= 0 by squaring, in place: multiplications alone, so that every machine gets the
- * same bits (libm's pow differs between machines). Both in one loop, which keeps the multiplier busy; and where a bit is
- * 0 they are multiplied by 1, which changes nothing, since a branch would be mispredicted at every other step.
+ * 1 - base^n for 0 <= base < 1 and a whole n >= 0, by squaring: multiplications alone, so that every machine gets the
+ * same bits (libm's pow differs between machines). Where a bit of n is 0 the power is multiplied by 1, which changes
+ * nothing; a branch there would be mispredicted at every other step. Once a factor that is still to come is below 2^-64,
+ * so is the power, and the result is 1; going on would end in subnormal numbers, which are slow.
  */
-static inline void fastopt_powers(double *first, double *second, double n)
+static inline double fastopt_one_minus_power(double base, double n)
 {
-    double a = *first, b = *second;
-    *first = *second = 1.0;
+    double power = 1.0;
     for (int64_t bits = (int64_t)n; bits; bits >>= 1) {
-        const double as[] = {1.0, a}, bs[] = {1.0, b};
-        *first *= as[bits & 1];
-        *second *= bs[bits & 1];
-        a *= a;
-        b *= b;
+        const double factors[] = {1.0, base};
+        if (base < 0x1p-64)
+            return 1.0;
+        power *= factors[bits & 1];
+        base *= base;
     }
+    return 1.0 - power;
 }
 
 #endif

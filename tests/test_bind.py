@@ -117,6 +117,18 @@ def test_a_binding_survives_new_state_and_loading():
     assert_same_bits(p, expected.params[0])
 
 
+def test_what_was_a_gradient_may_be_state_now():
+    """Memory that an earlier step read as a gradient is looked at again once there is new state."""
+    p, memory = np.ones(4), np.full(4, 0.5)
+    opt = fastopt.Momentum([p], lr=1.0)
+    opt.step([memory])
+    before = p.copy()
+    opt._configure([(0, (1.0, 0.9, 0.0, 1.0), 0, [[memory]])])
+    with pytest.raises(ValueError, match=r"grads\[0\] shares memory with params\[0\] or its state"):
+        opt.step([memory])
+    assert_same_bits(p, before)
+
+
 def test_what_is_bound_cannot_be_resized_and_is_let_go():
     grad = np.ones(10)
     opt = fastopt.SGD([np.ones(10)])

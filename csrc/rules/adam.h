@@ -21,10 +21,8 @@ static int T(adam_prepare)(const void *hyper, unsigned options, void *const *sta
 {
     const struct hyper_adam *h = hyper;
     T(adam_coefficients) *c = coefficients;
-    double power1 = h->beta1, power2 = h->beta2;
 
     (void)state;
-    fastopt_powers(&power1, &power2, h->step);
     c->scale = (real)fastopt_signed_scale(h->grad_scale, options);
     c->decay = (real)h->weight_decay;
     c->keep = (real)1.0;
@@ -32,8 +30,8 @@ static int T(adam_prepare)(const void *hyper, unsigned options, void *const *sta
     c->rest1 = (real)(1.0 - h->beta1);
     c->beta2 = (real)h->beta2;
     c->rest2 = (real)(1.0 - h->beta2);
-    c->step_size = (real)(h->lr / (1.0 - power1));
-    c->root = (real)(1.0 / sqrt(1.0 - power2));
+    c->step_size = (real)(h->lr / fastopt_one_minus_power(h->beta1, h->step));
+    c->root = (real)(1.0 / sqrt(fastopt_one_minus_power(h->beta2, h->step)));
     c->eps = (real)h->eps;
     return FASTOPT_OK;
 }
