@@ -1,0 +1,1 @@
+"""The parts of the picture: each module has `run(settings)`, which gives a Section."""

@@ -1,0 +1,40 @@
+"""The promises that several sections judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from measure import Timings
+from report import Promise, factor, seconds, threads
+from settings import FASTOPT, LABEL, Settings
+
+OF_ROOFLINE = 0.95
+
+
+def best_peer(what: str, timings: Timings, settings: Settings, least: float) -> Promise:
+    """fastopt as it is by default, on all threads, against whoever is fastest on any number of them.
+
+    A peer that is tuned as hardly anyone does is no part of the promise, but stands beside it.
+    """
+    ours = timings[FASTOPT, settings.most]
+    best = timings.best([peer.name for peer in settings.peers if not peer.tuned])
+    text = f"{what}: at least {least:g}x faster than the best peer"
+    if best is None:
+        return Promise(text, "no peer took part", False)
+    (name, number), value = best
+    ratio = value / ours
+    measured = f"{factor(ratio)} ({name}, threads: {threads(number)}, {seconds(value)})"
+    if tuned := timings.best([peer.name for peer in settings.peers if peer.tuned]):
+        measured += f"; {tuned[0][0]}: {factor(tuned[1] / ours)}"
+    return Promise(text, measured, ratio >= least)
+
+
+def roofline_promises(what: str, timings: Timings, settings: Settings) -> Iterator[Promise]:
+    for number in settings.threads:
+        on = f"{what}, {number} thread{'s' if number > 1 else ''}"
+        ours = timings[FASTOPT, number]
+        share = timings[LABEL, number] / ours
+        yield Promise(f"{on}: at least {OF_ROOFLINE} of the roofline", f"{share:.3f}", share >= OF_ROOFLINE)
+        if ("torch fused", number) in timings:
+            ratio = timings["torch fused", number] / ours
+            yield Promise(f"{on}: not slower than torch fused", f"{factor(ratio)} faster", ratio >= 1)
