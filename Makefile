@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= test
+BENCH_EXTRAS ?= bench
 ARGS ?=
 
 SOURCES := setup.py pyproject.toml $(shell find csrc fastopt -name '*.[chd]*' -o -name '*.p*x*' -o -name '*.pxd')
@@ -15,10 +16,11 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-$(EXTRAS)
 	$(VENV)/bin/pytest $(ARGS)
 
-bench: $(VENV)/.installed-bench
-	$(VENV)/bin/python bench/speed.py
-	$(VENV)/bin/pytest bench -o python_files='bench_*.py' --benchmark-group-by=group --benchmark-sort=name \
-		--benchmark-columns=median,iqr,rounds $(ARGS)
+# `make bench BENCH_EXTRAS=bench,peers` installs what fastopt is compared with; ARGS are for bench/run.py (--help).
+bench: $(VENV)/.installed-$(BENCH_EXTRAS)
+	$(VENV)/bin/python bench/run.py $(ARGS)
+	$(VENV)/bin/pytest bench -o python_files='bench_*.py' -o pythonpath=bench --benchmark-group-by=group \
+		--benchmark-sort=name --benchmark-columns=median,iqr,rounds
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

@@ -116,6 +116,6 @@ def _turn(contender: Contender, calls: int) -> list[float]:
     contender.enter()
     time.sleep(PAUSE)
     first = contender.timed(1)
-    if first > WARM:
+    if first > max(WARM, contender.sample):
         return [first]
     return [contender.timed(calls) / calls for _ in range(SAMPLES)]
