@@ -8,7 +8,7 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import peers
 from measure import Timings
@@ -23,11 +23,16 @@ import fastopt
 
 @dataclass
 class Table:
-    """The first column holds words, the others numbers."""
+    """The first column holds words, the others numbers, unless `words`."""
 
     title: str
     headings: Sequence[str]
     rows: list[Sequence[str]] = field(default_factory=list)
+    words: bool = False
+
+    @property
+    def justify(self) -> list[Literal["left", "right"]]:
+        return ["left" if i == 0 or self.words else "right" for i in range(len(self.headings))]
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def machine() -> Table:
         "flags": config["flags"],
         **peers.versions(),
     }
-    return Table("The machine", ("what", ""), list(facts.items()))
+    return Table("The machine", ("what", ""), list(facts.items()), words=True)
 
 
 def _lines(path: str) -> list[str]:
@@ -157,8 +162,8 @@ def show(section: Section, console: Console) -> None:
     console.print(section.text, highlight=False, markup=False)
     for table in section.tables:
         shown = RichTable(title=table.title, box=SIMPLE_HEAD, show_edge=False, title_justify="left")
-        for i, heading in enumerate(table.headings):
-            shown.add_column(heading, justify="left" if i == 0 else "right")
+        for heading, justify in zip(table.headings, table.justify, strict=True):
+            shown.add_column(heading, justify=justify)
         for row in table.rows:
             shown.add_row(*map(escape, row))
         console.print(shown)
@@ -177,7 +182,9 @@ def markdown(sections: Sequence[Section], introduction: Section, notes: str) -> 
     promises = [promise for section in sections for promise in section.promises]
     blocks = [f"# {introduction.title}", introduction.text, *_body(introduction)]
     if promises:
-        summary = Table("", ("promise", "measured", ""), [(p.text, p.measured, p.verdict) for p in promises])
+        summary = Table(
+            "", ("promise", "measured", ""), [(p.text, p.measured, p.verdict) for p in promises], words=True
+        )
         blocks += ["## What is promised, and what was measured", _grid(summary)]
     if notes:
         blocks.append(notes.strip())
@@ -201,6 +208,5 @@ def _grid(table: Table) -> str:
     def line(cells: Iterable[Any]) -> str:
         return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
-    numbers = table.title or table.headings[0] != "promise"
-    rule = ["---", *(["---:" if numbers else "---"] * (len(table.headings) - 1))]
+    rule = [{"left": "---", "right": "---:"}[justify] for justify in table.justify]
     return "\n".join([line(table.headings), line(rule), *(line(row) for row in table.rows)])

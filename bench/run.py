@@ -35,7 +35,7 @@ INTRODUCTION = """Written by `python bench/run.py` (`make bench`); remarks by ha
 included. Every contender is first checked against `fastopt.reference`, bit for bit where it promises the bits. Then all
 take turns on the same arrays in one process; each turn begins with a step that is not timed, as long as caches play a
 part, and the medians over all rounds are shown. "Best peer" is the fastest on any number of threads; fastopt in those
-comparisons runs as it does by default, on all cores."""
+comparisons runs as it does by default, on all cores. Threads "its own": XLA's cannot be set once it runs."""
 
 
 def main() -> None:

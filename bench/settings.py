@@ -35,7 +35,7 @@ class Settings:
         return 0.02 * value if self.quick else value
 
     def rounds(self, least: int = 5) -> tuple[int, int]:
-        return (2, 20) if self.quick else (least, 1000)
+        return (1, 5) if self.quick else (least, 1000)
 
     def checked(self, case: Case, peers: Sequence[type[Peer]], what: str) -> list[Contender]:
         """Contenders on every number of threads; who steps wrongly is left out, which the report says."""

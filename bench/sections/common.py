@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from measure import Timings
 from report import Promise, factor, seconds, threads
@@ -38,3 +38,15 @@ def roofline_promises(what: str, timings: Timings, settings: Settings) -> Iterat
         if ("torch fused", number) in timings:
             ratio = timings["torch fused", number] / ours
             yield Promise(f"{on}: not slower than torch fused", f"{factor(ratio)} faster", ratio >= 1)
+
+
+def each(
+    text: str, values: Mapping[str, float], limit: float, words: Callable[[float], str], least: bool = False
+) -> Promise:
+    """A promise that holds for each of several: at most `limit`, or at least; the worst is shown, and who misses it."""
+    worst = (min if least else max)(values, key=lambda name: values[name])
+    missed = [name for name, value in values.items() if (value < limit if least else value > limit)]
+    measured = f"{words(values[worst])} the worst ({worst})"
+    if missed:
+        measured += f"; missed by {len(missed)} of {len(values)}: {', '.join(missed)}"
+    return Promise(f"{text}: at {'least' if least else 'most'} {words(limit)}", measured, not missed)
