@@ -99,7 +99,7 @@ def models(results: Mapping[str, Timings], names: Sequence[str], threads: int, p
         bars = axes.bar(places, heights, width, color=color, label=name, hatch=hatch, edgecolor="white", linewidth=0.4)
         labels = ["" if height != height else _short(height) for height in heights]
         axes.bar_label(bars, labels, padding=2, fontsize=7, rotation=90)
-    axes.axhline(1, color=OURS, linewidth=2, label=FASTOPT)
+    axes.axhline(1, color=OURS, linewidth=2, label=FASTOPT, zorder=0)
     ticks = [f"{name}\n{FASTOPT}: {report.seconds(timings[FASTOPT, threads])}" for name, timings in results.items()]
     axes.set_xticks(range(len(results)), ticks)
     axes.set_yscale("log")

@@ -88,6 +88,14 @@ def count(value: int) -> str:
     return f"{value:,}".replace(",", " ")
 
 
+def short(value: int) -> str:
+    """A round number, for headings."""
+    for unit, size in ((" M", 10**6), (" k", 10**3)):
+        if value >= size:
+            return f"{value / size:g}{unit}"
+    return str(value)
+
+
 def _three(value: float) -> str:
     return f"{value:.{max(0, 2 if value < 9.995 else 1 if value < 99.95 else 0)}f}"
 
@@ -163,7 +171,7 @@ def show(section: Section, console: Console) -> None:
     for table in section.tables:
         shown = RichTable(title=table.title, box=SIMPLE_HEAD, show_edge=False, title_justify="left")
         for heading, justify in zip(table.headings, table.justify, strict=True):
-            shown.add_column(heading, justify=justify)
+            shown.add_column(heading, justify=justify, no_wrap=not shown.columns)
         for row in table.rows:
             shown.add_row(*map(escape, row))
         console.print(shown)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -60,11 +61,13 @@ def main() -> None:
     sections = []
     for letter in arguments.sections:
         module = importlib.import_module(f"sections.{SECTIONS[letter]}")
+        start = time.perf_counter()
         with console.status(f"section {letter}: {SECTIONS[letter]}"):
             section = module.run(settings)
         if arguments.quick:
             section.promises = [replace(promise, holds=None) for promise in section.promises]
         report.show(section, console)
+        console.print(f"(measured in {time.perf_counter() - start:.0f} s)", style="dim", highlight=False)
         for plot in section.plots:
             plot.draw(arguments.output / plot.file)
         sections.append(section)

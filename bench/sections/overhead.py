@@ -27,7 +27,7 @@ def run(settings: Settings) -> Section:
     case = Case.of_shapes([(SIZE,)])
     timings = round_robin(
         [*calls(case), *settings.checked(case, settings.peers, f"{SIZE} elements")],
-        settings.seconds(20),
+        settings.seconds(15),
         settings.rounds(),
     )
     timings = Timings(

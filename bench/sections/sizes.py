@@ -5,7 +5,7 @@ from __future__ import annotations
 import plots
 from measure import Timings
 from models import Case
-from report import Plot, Promise, Section, Table, count, factor, seconds, threads
+from report import Plot, Promise, Section, Table, count, factor, seconds, short, threads
 from settings import FASTOPT, LABEL, Settings
 
 from sections.common import best_peer, roofline_promises
@@ -27,9 +27,9 @@ def run(settings: Settings) -> Section:
     for size in QUICK if settings.quick else SIZES:
         large = size > 10_000_000
         case = Case.of_shapes([(size,)])
-        results[size] = settings.race(case, f"{count(size)} elements", 60 if large else 10)
+        results[size] = settings.race(case, f"{count(size)} elements", 45 if large else 7)
     keys = list(dict.fromkeys(key for timings in results.values() for key in timings))
-    table = Table("A step", ("who", "threads", *map(count, results)))
+    table = Table("A step", ("who", "threads", *map(short, results)))
     for label, number in keys:
         cells = [seconds(t[label, number]) if (label, number) in t else "" for t in results.values()]
         table.rows.append((label, threads(number), *cells))

@@ -172,7 +172,7 @@ def beside_blas(section: Section, settings: Settings) -> None:
             racing.append(
                 Contender(f"{stepper.label}, together", stepper.threads, together, stepper.enter, sample=0.05)
             )
-        timings = round_robin(racing, settings.seconds(40), settings.rounds())
+        timings = round_robin(racing, settings.seconds(30), settings.rounds())
     gradients = timings[alone, most]
     table = Table(
         f"Threads beside NumPy's: {most} of each; forward and backward alone {seconds(gradients)}",

@@ -24,9 +24,9 @@ GPT-2 those of the model of 124 M parameters with its head tied. The roofline pa
 def run(settings: Settings) -> Section:
     section = Section("(c) Whole models", " ".join(TEXT.split()))
     small = [(EACH,)] * (20 if settings.quick else SMALL)
-    models = {"small MLP": (mlp(*MLP), 12), "small tensors": (small, 25)}
+    models = {"small MLP": (mlp(*MLP), 8), "small tensors": (small, 15)}
     if not settings.quick:
-        models |= {"ResNet-50": (resnet50(), 60), "GPT-2 124M": (gpt2(), 75)}
+        models |= {"ResNet-50": (resnet50(), 45), "GPT-2 124M": (gpt2(), 45)}
     results: dict[str, Timings] = {}
     for name, (shapes, budget) in models.items():
         case = Case.of_shapes(shapes)
