@@ -11,8 +11,9 @@ from itertools import repeat
 
 SAMPLE = 100e-6  # seconds that a sample should take: shorter steps are repeated within it
 SAMPLES = 3  # a turn
-WARM = 20e-3  # a step longer than this passes over more memory than any cache holds: there is nothing to warm
-PAUSE = 2e-3  # before each turn: the worker threads of the one before stop spinning
+READY = 3e-3  # of steps that do not count: then caches are filled, clocks are up, and threads that slept are awake
+WARM = 50e-3  # a step longer than this makes ready for itself
+PAUSE = 20e-3  # before each turn: the worker threads of the one before stop spinning, which OpenMP's do after 15 ms
 
 
 def looped(step: Callable[[], object]) -> Callable[[int], float]:
@@ -115,7 +116,10 @@ def _calls(contender: Contender) -> int:
 def _turn(contender: Contender, calls: int) -> list[float]:
     contender.enter()
     time.sleep(PAUSE)
+    begin = time.perf_counter()
     first = contender.timed(1)
     if first > max(WARM, contender.sample):
         return [first]
+    while time.perf_counter() - begin < READY:
+        contender.timed(calls)
     return [contender.timed(calls) / calls for _ in range(SAMPLES)]

@@ -1,7 +1,7 @@
 """Every way to take an Adam step that fastopt is measured against: one small class each, and a table of them.
 
-A peer steps the arrays of a `Case`, its states too, wherever its interface lets it; it is made where the case stands at
-the start. `step()` takes one step with the gradients of the case or, after `feed`, with others.
+A peer steps the parameters of a `Case`, and where it is a function on arrays its states too; it is made where the case
+stands at the start. `step()` takes one step with the gradients of the case or, after `feed`, with others.
 """
 
 from __future__ import annotations
@@ -276,7 +276,10 @@ class NumbaTuned(Numba):
 
 
 class Torch(Peer):
-    """torch.optim's namesake of the case's optimizer, on the case's memory."""
+    """torch.optim's namesake of the case's optimizer, on the case's parameters and gradients.
+
+    The states are its own, as for everyone who uses it: where they lie is part of what an optimizer does.
+    """
 
     name, package, threading = "torch default", "torch", Threads.CHOSEN
     options: ClassVar[dict[str, bool]] = {}
@@ -292,18 +295,12 @@ class Torch(Peer):
         self.torch = torch
         self.params = [torch.nn.Parameter(torch.from_numpy(param)) for param in case.params]
         self.opt = self.make(self.params)
-        for i, param in enumerate(self.params):
-            states = {name: torch.from_numpy(arrays[i]) for name, arrays in case.states.items()}
-            self.opt.state[param].update({"step": self.first_step()} | states)
         self.feed(case.grads)
         self.step = self.opt.step
 
     def make(self, params: list[Any]) -> Any:
         hypers = {name: self.case.hypers[name] for name in ("lr", "betas", "eps", "weight_decay")}
         return self.torch.optim.Adam(params, **hypers, **self.options)
-
-    def first_step(self) -> Any:
-        return self.torch.tensor(0.0)
 
     def enter(self) -> None:
         self.torch.set_num_threads(self.threads)
@@ -347,9 +344,6 @@ class DeepSpeed(Torch):
         hypers = {name: self.case.hypers[name] for name in ("lr", "betas", "eps", "weight_decay")}
         with quiet():
             return self.build(params, **hypers, adamw_mode=False)
-
-    def first_step(self) -> int:
-        return 0
 
     def enter(self) -> None:
         super().enter()

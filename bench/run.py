@@ -34,9 +34,10 @@ SECTIONS = {
 
 INTRODUCTION = """Written by `python bench/run.py` (`make bench`); remarks by hand stand in `bench/NOTES.md`, which is
 included. Every contender is first checked against `fastopt.reference`, bit for bit where it promises the bits. Then all
-take turns on the same arrays in one process; each turn begins with a step that is not timed, as long as caches play a
-part, and the medians over all rounds are shown. "Best peer" is the fastest on any number of threads; fastopt in those
-comparisons runs as it does by default, on all cores. Threads "its own": XLA's cannot be set once it runs."""
+take turns in one process, on the same parameters and gradients; frameworks keep the states that they make for
+themselves. Each turn begins with some milliseconds that are not timed, so that no one is measured with cold caches, low
+clocks or threads asleep, and the medians over all rounds are shown. "Best peer" is the fastest on any number of
+threads; fastopt in those comparisons runs as it does by default, on all cores."""
 
 
 def main() -> None:

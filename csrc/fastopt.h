@@ -61,7 +61,7 @@ enum {
     FASTOPT_ERR_OPTION = -3, /* an option this rule does not take, or one that its hyperparameters forbid */
     FASTOPT_ERR_BUFFER = -4, /* a buffer that the rule or its hyperparameters need is NULL, or one that the
                                 group's first tensor has is missing in another, or the reverse */
-    FASTOPT_ERR_MODEL = -5,  /* grad_scale or max_norm of a model is out of its range */
+    FASTOPT_ERR_MODEL = -5,  /* grad_scale or max_norm of a model is out of its range, or extras has other bits */
     FASTOPT_ERR_HYPER = -16  /* FASTOPT_ERR_HYPER - i: the i-th hyperparameter (from 0, in the order of
                                 the prototype) is out of its range, or leaves it when rounded to float */
 };

@@ -80,8 +80,8 @@ def global_norm(arrays, *, threads=None):
     Squares are added in float64, in a fixed order that depends on the number of elements alone: the bits are the same
     on every instruction set and with any number of threads, and the same for one array and for its parts given in
     order. `csrc/fastopt.h` has the order, `fastopt.reference.global_norm` does the same in NumPy. PyTorch takes the
-    norm of the norms of the tensors, in the gradients' dtype, in an order that depends on the machine. Like NumPy's
-    and unlike theirs of float32, the sum does not overflow: squares that would are scaled.
+    norm of the norms of the tensors, in the gradients' dtype, in an order that depends on the machine. The sum neither
+    overflows nor vanishes: squares that would are scaled first.
 
     Examples
     --------

@@ -7,7 +7,7 @@ functions with the same signatures in pure NumPy; both give the same bits.
 All arrays of a call are float32, or all float64; they have one shape (any shape), are C-contiguous and aligned, and
 share no memory; objects with the buffer protocol will do in place of NumPy arrays. `g` is only read and may be
 read-only. Everything is checked before the first element is written, nothing is copied, and the GIL is released
-while the loop runs. Hyperparameters are rounded to the arrays' dtype only after the coefficients of the step
+while the loop runs, on the thread that calls. Hyperparameters are rounded to the arrays' dtype only after the coefficients of the step
 have been computed in float64.
 
 Every function forms `g' = s*g + weight_decay*p` first, with `s = grad_scale`, or `-grad_scale` if `maximize`, and

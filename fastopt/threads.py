@@ -73,6 +73,8 @@ def register_controller() -> None:
         import threadpoolctl  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
         return
+    if not hasattr(threadpoolctl, "register"):  # before 3.2
+        return
 
     class FastoptController(threadpoolctl.LibController):  # type: ignore[misc, unused-ignore]
         user_api = "fastopt"

@@ -252,6 +252,9 @@ int main(int argc, char **argv)
     MUST(fastopt_step(&model) == FASTOPT_ERR_MODEL);
     MUST(fastopt_clip_grad_norm(&model) == FASTOPT_ERR_MODEL);
     model.max_norm = 1.0;
+    model.extras |= 1024;
+    MUST(fastopt_step(&model) == FASTOPT_ERR_MODEL);
+    model.extras = FASTOPT_CLIP_NORM;
     for (int i = 0; i < TENSORS; i++) {
         const fastopt_tensor whole = tensors[i];
         if (!whole.n)
