@@ -92,6 +92,21 @@ def test_large(variant, dtype, isa):
                 assert_same_bits(found, wanted.reshape(shape), str(shape))
 
 
+def test_bias_corrections_up_to_where_they_end():
+    """Powers of the betas from the first step to those that no longer change 1 - power, and into subnormal numbers."""
+    for exponent in (0.01, 0.15, 0.5, 1.0, 1.28, 2.6, 5.1, 10.2, 20.3, 30.0, 41.0, 53.0, 54.0, 63.0, 64.0, 65.0, 600.0):
+        beta = 2.0**-exponent
+        last = int(70 / exponent) + 2
+        steps = {*range(1, min(last, 150)), *range(max(1, last - 40), last), 2**20, 2**53}
+        for step in steps:
+            (p, g), m, v = np.array([[1.5], [0.7]]), np.array([0.1]), np.array([0.2])
+            expected = [array.copy() for array in (p, g, m, v)]
+            keywords = {"step": step, "betas": (beta, 1 - 2**-20 if exponent < 1 else beta), "lr": 1.0}
+            fastopt.kernels.adam(p, g, m, v, **keywords)
+            fastopt.reference.adam(*expected, **keywords)
+            assert_same_bits(p, expected[0], f"beta 2**-{exponent}, step {step}")
+
+
 # ---- Any values and hyperparameters. ----
 
 UNIT = st.floats(0, 1, exclude_max=True, width=32)
