@@ -169,6 +169,7 @@ def test_bad_extras():
     opt.step(grads)
     memory = np.ones(8)
     opt = fastopt.SGD([np.ones(5), np.ones(4), np.ones(0)])
+    opt.step([np.ones(5), np.ones(4), np.ones(0)], zero_grad=True)  # what was found of these holds for no others
     for overlapping in ([memory[:5], memory[4:], memory[2:2]], [memory[3:], memory[:4], memory[:0]]):
         refused(opt, ValueError, ["grads[1] shares memory with grads[0]", "zeroed"], overlapping, zero_grad=True)
         opt.step(overlapping)
