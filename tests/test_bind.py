@@ -159,6 +159,7 @@ def test_a_step_keeps_no_gradient(bad):
     assert seen() is None
 
 
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")
 def test_an_array_that_changes_between_steps_is_looked_at_again():
     """The same object need not be the same memory, shape or type."""
     p, grad = np.ones(4), np.ones(4)
