@@ -88,6 +88,14 @@ def test_the_header_has_the_tables_arguments(rule, suffix):
 
 
 @pytest.mark.parametrize("rule", RULES)
+def test_step_comes_first_and_grad_scale_last(rule):
+    """Where the driver and the engine look for them."""
+    hypers = RULES[rule].hypers
+    assert "step" not in hypers[1:]
+    assert hypers[-1] == "grad_scale"
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_the_headers_prose_names_the_options(rule):
     """The comment of an option in the header names the rules that take it."""
     text = HEADER.read_text(encoding="utf-8")
