@@ -9,7 +9,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 header = Path("csrc/fastopt.h").read_text(encoding="utf-8")
-version = re.search(r'#define FASTOPT_VERSION "(.+)"', header).group(1)
+version = ".".join(re.findall(r"^#define FASTOPT_VERSION_(?:MAJOR|MINOR|PATCH) (\d+)$", header, re.MULTILINE))
 
 # What the same bits need (no contraction) and what vectorizing needs. The sources set them again for those
 # who vendor csrc/; stated here they also hold for compilers that ignore the sources' pragmas.
@@ -18,7 +18,7 @@ if sys.platform == "win32":
     raise SystemExit("fastopt builds with gcc or clang on Linux and macOS; Windows is not supported yet")
 
 
-def extension(name, sources=(), **kwargs):
+def extension(name, sources=()):
     return Extension(
         f"fastopt.{name}",
         [f"fastopt/{name}.pyx", *sources],
@@ -26,10 +26,11 @@ def extension(name, sources=(), **kwargs):
         define_macros=[
             ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
             ("FASTOPT_CFLAGS", f'"{" ".join(cflags)}"'),
+            ("FASTOPT_API", ""),  # nothing to be found, or taken for its own, by a program that has a core linked in
         ],
+        depends=[str(path) for path in Path("csrc").rglob("*.[hd]*")],
         extra_compile_args=cflags,
         extra_link_args=["-pthread"],
-        **kwargs,
     )
 
 
@@ -37,11 +38,8 @@ setup(
     version=version,
     ext_modules=cythonize(
         [
-            extension(
-                "_core",
-                sorted(str(path) for path in Path("csrc").glob("*.c")),
-                depends=[str(path) for path in Path("csrc").rglob("*.[hd]*")],
-            ),
+            extension("capi", sorted(str(path) for path in Path("csrc").glob("*.c"))),
+            extension("_core"),
             extension("kernels"),
             extension("engine"),
             extension("clipping"),

@@ -78,7 +78,7 @@ static const fastopt_set *find_set(const char *name)
     return NULL;
 }
 
-const fastopt_set *fastopt_active_set(void)
+FASTOPT_INTERNAL const fastopt_set *fastopt_active_set(void)
 {
     const fastopt_set *set = atomic_load_explicit(&active, memory_order_relaxed);
 
@@ -134,7 +134,15 @@ const fastopt_rule_info *fastopt_rule(int rule)
     return rule >= 0 && rule < RULE_COUNT ? &rules[rule] : NULL;
 }
 
-int fastopt_scale_index(int rule)
+int fastopt_find_rule(const char *name)
+{
+    for (int i = 0; name && i < RULE_COUNT; i++)
+        if (!strcmp(rules[i].name, name))
+            return i;
+    return FASTOPT_ERR_RULE;
+}
+
+FASTOPT_INTERNAL int fastopt_scale_index(int rule)
 {
     return hyper_counts[rule] - 1;
 }
@@ -190,7 +198,7 @@ static int in_range(int range, double x) /* every comparison with NaN is false *
     return x >= ranges[range].low && x <= ranges[range].high;
 }
 
-int fastopt_check_hypers(int rule, int dtype, const double *hyper, unsigned options)
+FASTOPT_INTERNAL int fastopt_check_hypers(int rule, int dtype, const double *hyper, unsigned options)
 {
     if (rule < 0 || rule >= RULE_COUNT || (dtype != FASTOPT_F32 && dtype != FASTOPT_F64))
         return FASTOPT_ERR_RULE;

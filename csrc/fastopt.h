@@ -32,6 +32,11 @@
  *             decay out of g'.) grad_scale = 1 leaves the gradient as it is.
  * Steps       `step` counts from 1. It is a double so that it can count to 2^53; it must be whole.
  * Threads     All functions may be called from several threads at once on distinct buffers.
+ * Symbols     All names begin with fastopt_. -DFASTOPT_NAMESPACE=mine_, for the library and for its callers, makes that
+ *             mine_fastopt_ in the objects, so that two copies fit into one program; the source stays as it is.
+ *             -DFASTOPT_API= with -fvisibility=hidden makes nothing visible outside a shared library.
+ * Lasting     Names, prototypes, values and structures stay as they are from version to version; what must change
+ *             gets a new name. Make structures zero before you fill them in: what a rule does not use must be.
  *
  * Copyright (c) 2026, the fastopt developers. SPDX-License-Identifier: BSD-3-Clause
  */
@@ -40,12 +45,61 @@
 
 #include <stddef.h>
 
-#define FASTOPT_VERSION "0.1.0"
+#define FASTOPT_VERSION_MAJOR 0
+#define FASTOPT_VERSION_MINOR 1
+#define FASTOPT_VERSION_PATCH 0
+/* For #if, and as text. */
+#define FASTOPT_VERSION_NUMBER (FASTOPT_VERSION_MAJOR * 10000 + FASTOPT_VERSION_MINOR * 100 + FASTOPT_VERSION_PATCH)
+#define FASTOPT_VERSION FASTOPT_DOTTED(FASTOPT_VERSION_MAJOR, FASTOPT_VERSION_MINOR, FASTOPT_VERSION_PATCH)
+#define FASTOPT_DOTTED(major, minor, patch) FASTOPT_DOTTED_NOW(major, minor, patch)
+#define FASTOPT_DOTTED_NOW(major, minor, patch) #major "." #minor "." #patch
 
+/* In a shared library the functions below are visible from outside, and nothing else is, whatever the flags. */
+#ifndef FASTOPT_API
 #if defined(__GNUC__)
 #define FASTOPT_API __attribute__((visibility("default")))
 #else
 #define FASTOPT_API
+#endif
+#endif
+
+/* One line a function. */
+#ifdef FASTOPT_NAMESPACE
+#define FASTOPT_NAME(name) FASTOPT_JOIN(FASTOPT_NAMESPACE, name)
+#define FASTOPT_JOIN(space, name) FASTOPT_JOIN_NOW(space, name)
+#define FASTOPT_JOIN_NOW(space, name) space##fastopt_##name
+#define fastopt_sgd_f32 FASTOPT_NAME(sgd_f32)
+#define fastopt_sgd_f64 FASTOPT_NAME(sgd_f64)
+#define fastopt_momentum_f32 FASTOPT_NAME(momentum_f32)
+#define fastopt_momentum_f64 FASTOPT_NAME(momentum_f64)
+#define fastopt_nag_f32 FASTOPT_NAME(nag_f32)
+#define fastopt_nag_f64 FASTOPT_NAME(nag_f64)
+#define fastopt_adagrad_f32 FASTOPT_NAME(adagrad_f32)
+#define fastopt_adagrad_f64 FASTOPT_NAME(adagrad_f64)
+#define fastopt_adadelta_f32 FASTOPT_NAME(adadelta_f32)
+#define fastopt_adadelta_f64 FASTOPT_NAME(adadelta_f64)
+#define fastopt_rmsprop_f32 FASTOPT_NAME(rmsprop_f32)
+#define fastopt_rmsprop_f64 FASTOPT_NAME(rmsprop_f64)
+#define fastopt_adam_f32 FASTOPT_NAME(adam_f32)
+#define fastopt_adam_f64 FASTOPT_NAME(adam_f64)
+#define fastopt_adamw_f32 FASTOPT_NAME(adamw_f32)
+#define fastopt_adamw_f64 FASTOPT_NAME(adamw_f64)
+#define fastopt_rule FASTOPT_NAME(rule)
+#define fastopt_find_rule FASTOPT_NAME(find_rule)
+#define fastopt_hyper_range FASTOPT_NAME(hyper_range)
+#define fastopt_step FASTOPT_NAME(step)
+#define fastopt_global_norm FASTOPT_NAME(global_norm)
+#define fastopt_clip_grad_norm FASTOPT_NAME(clip_grad_norm)
+#define fastopt_check FASTOPT_NAME(check)
+#define fastopt_get_num_threads FASTOPT_NAME(get_num_threads)
+#define fastopt_set_num_threads FASTOPT_NAME(set_num_threads)
+#define fastopt_isa FASTOPT_NAME(isa)
+#define fastopt_use_isa FASTOPT_NAME(use_isa)
+#define fastopt_available_isa FASTOPT_NAME(available_isa)
+#define fastopt_version FASTOPT_NAME(version)
+#define fastopt_compiler FASTOPT_NAME(compiler)
+#define fastopt_cflags FASTOPT_NAME(cflags)
+#define fastopt_strerror FASTOPT_NAME(strerror)
 #endif
 
 #ifdef __cplusplus
@@ -190,7 +244,7 @@ FASTOPT_API int fastopt_adamw_f64(
 /* ---- The table of rules: what the functions above are made of, for bindings and tools. ---- */
 
 enum { FASTOPT_F32 = 0, FASTOPT_F64 = 1 };
-enum { FASTOPT_MAX_STATES = 3, FASTOPT_MAX_HYPERS = 7 };
+enum { FASTOPT_MAX_STATES = 4, FASTOPT_MAX_HYPERS = 12 }; /* more than there are, for rules to come */
 
 typedef struct {
     const char *name;    /* "adam" */
@@ -203,6 +257,9 @@ typedef struct {
 
 /* The rule with this index, or NULL past the last one. */
 FASTOPT_API const fastopt_rule_info *fastopt_rule(int rule);
+
+/* The index of the rule with this name ("adam"), or FASTOPT_ERR_RULE. It may differ between versions. */
+FASTOPT_API int fastopt_find_rule(const char *name);
 
 /* What may be given for a hyperparameter, in words ("a number in [0, 1)"); NULL for an unknown name. */
 FASTOPT_API const char *fastopt_hyper_range(const char *name);
@@ -220,7 +277,7 @@ typedef struct {
 /* The library's own: the loop and the coefficients of one step of a group. */
 typedef struct {
     void (*run)(void);
-    double coefficients[12];
+    double coefficients[15];
 } fastopt_plan;
 
 /* Tensors that share everything but their memory: also which of the optional buffers there are. */

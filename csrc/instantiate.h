@@ -2,7 +2,7 @@
  * instantiate.h - all loops for float and double on one instruction set.
  *
  * Included once for each instruction set by fastopt.c, which defines FASTOPT_SET (its name) and
- * FASTOPT_TARGET (the attribute that lets the compiler use it). It includes itself for each type. Inside a
+ * FASTOPT_TARGET (the attribute that lets the compiler use it). It includes loops.h for each type. Inside a
  * rule's file these names stand for what changes from one instantiation to the next:
  *
  *     real           float or double
@@ -10,8 +10,6 @@
  *     T(name)        name, made unique: adam becomes adam_f32_avx2
  *     LOOP, ENTRY    how a loop and the function that chooses among its variants are declared
  */
-#ifndef real
-
 #define T(name) FASTOPT_PASTE(name, FASTOPT_TYPE, FASTOPT_SET)
 #define FASTOPT_PASTE(name, type, set) FASTOPT_PASTE_NOW(name, type, set)
 #define FASTOPT_PASTE_NOW(name, type, set) name##_##type##_##set
@@ -21,7 +19,7 @@
 #define real float
 #define real_sqrt sqrtf
 #define FASTOPT_TYPE f32
-#include "instantiate.h"
+#include "loops.h"
 #undef real
 #undef real_sqrt
 #undef FASTOPT_TYPE
@@ -29,7 +27,7 @@
 #define real double
 #define real_sqrt sqrt
 #define FASTOPT_TYPE f64
-#include "instantiate.h"
+#include "loops.h"
 #undef real
 #undef real_sqrt
 #undef FASTOPT_TYPE
@@ -41,20 +39,3 @@
 #undef ENTRY
 #undef FASTOPT_SET
 #undef FASTOPT_TARGET
-
-#else
-
-#define FASTOPT_LOOPS
-#include "rules.def"
-#undef FASTOPT_LOOPS
-
-static const fastopt_entry T(entries)[RULE_COUNT] = {
-#define FASTOPT_RULE(name, required, states, hypers, options) {T(name##_prepare), T(name)},
-#include "rules.def"
-#undef FASTOPT_RULE
-};
-
-#include "norm.h"
-static const fastopt_norm_entry T(norm) = {T(sum_squares), T(multiply)};
-
-#endif

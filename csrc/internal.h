@@ -53,6 +53,21 @@ double sqrt(double) __attribute__((const));
 #define FASTOPT_TEXT_OF(...) FASTOPT_STRING(__VA_ARGS__)
 #define FASTOPT_STRING(...) #__VA_ARGS__
 
+/* What the files of the core call in each other, hidden from everyone else (static where they are one file). */
+#ifndef FASTOPT_INTERNAL
+#if defined(__GNUC__)
+#define FASTOPT_INTERNAL __attribute__((visibility("hidden")))
+#else
+#define FASTOPT_INTERNAL
+#endif
+#endif
+#ifdef FASTOPT_NAMESPACE
+#define fastopt_active_set FASTOPT_NAME(active_set)
+#define fastopt_check_hypers FASTOPT_NAME(check_hypers)
+#define fastopt_scale_index FASTOPT_NAME(scale_index)
+#define fastopt_run_pieces FASTOPT_NAME(run_pieces)
+#endif
+
 /* struct hyper_adam { double step, lr, beta1, ...; } and so on: the hyperparameters by name. */
 #define FASTOPT_MEMBER(name) double name;
 #define FASTOPT_RULE(name, required, states, hypers, options) \
@@ -102,13 +117,13 @@ typedef struct {
 } fastopt_set;
 
 /* The set in use, or NULL when FASTOPT_ISA names none that can run here. */
-const fastopt_set *fastopt_active_set(void);
+FASTOPT_INTERNAL const fastopt_set *fastopt_active_set(void);
 
 /* Whether these hyperparameters and options will do for the rule and type. */
-int fastopt_check_hypers(int rule, int dtype, const double *hyper, unsigned options);
+FASTOPT_INTERNAL int fastopt_check_hypers(int rule, int dtype, const double *hyper, unsigned options);
 
 /* The index of the last hyperparameter of the rule, which is grad_scale. */
-int fastopt_scale_index(int rule);
+FASTOPT_INTERNAL int fastopt_scale_index(int rule);
 
 /* How a loop is kept in a plan and taken out of it: the header does not know its type. */
 static inline void fastopt_call(const fastopt_plan *plan, size_t n, void *p, const void *g, void *const *state,
@@ -119,7 +134,7 @@ static inline void fastopt_call(const fastopt_plan *plan, size_t n, void *p, con
 
 /* task(context, i) for every i < pieces, in any order, on the caller and at most threads - 1 workers. */
 typedef void fastopt_task(void *context, size_t piece);
-void fastopt_run_pieces(fastopt_task *task, void *context, size_t pieces, int threads);
+FASTOPT_INTERNAL void fastopt_run_pieces(fastopt_task *task, void *context, size_t pieces, int threads);
 
 /* The coefficient s of  g' = s*g + weight_decay*p. */
 static inline double fastopt_signed_scale(double grad_scale, unsigned options)

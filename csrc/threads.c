@@ -43,7 +43,7 @@ static void run_alone(fastopt_task *task, void *context, size_t pieces)
 
 #ifndef FASTOPT_POSIX_THREADS
 
-void fastopt_run_pieces(fastopt_task *task, void *context, size_t pieces, int threads)
+FASTOPT_INTERNAL void fastopt_run_pieces(fastopt_task *task, void *context, size_t pieces, int threads)
 {
     (void)threads;
     run_alone(task, context, pieces);
@@ -241,7 +241,7 @@ static void wait_for_workers(void)
     pthread_mutex_unlock(&pool.lock);
 }
 
-void fastopt_run_pieces(fastopt_task *task, void *context, size_t pieces, int threads)
+FASTOPT_INTERNAL void fastopt_run_pieces(fastopt_task *task, void *context, size_t pieces, int threads)
 {
     int helpers = threads < MAX_THREADS ? threads - 1 : MAX_THREADS - 1;
 

@@ -2,9 +2,11 @@
 
 from fastopt import kernels, reference
 from fastopt._core import available_isas, get_num_threads, isa, set_num_threads, use_isa
+from fastopt.capi import capi_address
 from fastopt.clipping import clip_grad_norm, global_norm
 from fastopt.config import __version__, show_config
 from fastopt.data import minibatches
+from fastopt.embedding import get_include, get_sources
 from fastopt.optimizers import NAG, SGD, Adadelta, Adagrad, Adam, AdamW, Momentum, Optimizer, ParamGroup, RMSprop
 from fastopt.threads import register_controller
 
@@ -21,8 +23,11 @@ __all__ = [
     "RMSprop",
     "__version__",
     "available_isas",
+    "capi_address",
     "clip_grad_norm",
+    "get_include",
     "get_num_threads",
+    "get_sources",
     "global_norm",
     "isa",
     "kernels",

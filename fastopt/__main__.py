@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fastopt
 from fastopt.demo import METHODS
+from fastopt.embedding import PRINTED
 
 
 def _whole(least: int) -> type:
@@ -34,7 +35,10 @@ def _method(text: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastopt", description=fastopt.__doc__)
     parser.add_argument("--version", action="version", version=f"fastopt {fastopt.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
+    embedding = parser.add_argument_group("to embed the C core")
+    for name, (what, _) in PRINTED.items():
+        embedding.add_argument(f"--{name}", action="append_const", const=name, dest="printed", help=f"print {what}")
+    commands = parser.add_subparsers(dest="command")
     commands.add_parser("info", help="print version, compiler, flags and instruction sets")
     demo = commands.add_parser("demo", help="train a perceptron on handwritten digits with nine methods")
     demo.add_argument(
@@ -82,7 +86,12 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    for name in arguments.printed or ():
+        print(PRINTED[name][1]())
+    if arguments.command is None:
+        return 0 if arguments.printed else parser.error("give a command or an option")
     if arguments.command == "info":
         fastopt.show_config()
         return 0

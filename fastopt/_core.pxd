@@ -1,52 +1,7 @@
-# The C core as the other compiled modules see it. Private: embedders use csrc/fastopt.h.
+# What the other compiled modules share. Private: embedders use capi.pxd and csrc/fastopt.h.
 cimport numpy as cnp
 
-cdef extern from "fastopt.h":
-    int FASTOPT_OK
-    int FASTOPT_SKIPPED
-    int FASTOPT_ERR_ISA
-    int FASTOPT_ERR_OPTION
-    int FASTOPT_ERR_BUFFER
-    int FASTOPT_ERR_HYPER
-    int FASTOPT_F32
-    int FASTOPT_F64
-    unsigned FASTOPT_CLIP_NORM
-    unsigned FASTOPT_SKIP_NONFINITE
-    unsigned FASTOPT_ZERO_GRAD
-    enum:
-        FASTOPT_MAX_STATES
-        FASTOPT_MAX_HYPERS
-
-    ctypedef struct fastopt_rule_info:
-        const char *name
-        const char *states
-        int required_states
-        const char *hypers
-        const char *options
-        unsigned option_mask
-
-    ctypedef struct fastopt_tensor:
-        size_t n
-        void *p
-        void *g
-        void *state[FASTOPT_MAX_STATES]
-
-    ctypedef struct fastopt_group:
-        int rule
-        int dtype
-        unsigned options
-        double hyper[FASTOPT_MAX_HYPERS]
-        size_t count
-        fastopt_tensor *tensors
-
-    ctypedef struct fastopt_model:
-        size_t count
-        fastopt_group *groups
-        double grad_scale
-        double max_norm
-        unsigned extras
-        int threads
-        double norm
+from fastopt.structs cimport fastopt_group, fastopt_model
 
 
 # One buffer's place in memory, and which one it is.

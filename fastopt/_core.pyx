@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""The C core's seat in Python: its table of rules, its instruction sets, and the checks of the boundary.
+"""What the Python face is built on: the core's table of rules, its instruction sets, and the checks of the boundary.
 
 Everything that keeps bad input away from the loops is in this file, and nothing else is: `kernels` and `engine`
 call it before they hand a pointer to C.
@@ -7,6 +7,11 @@ call it before they hand a pointer to C.
 
 cimport numpy as cnp
 from libc.stdlib cimport qsort
+
+from fastopt.structs cimport (
+    FASTOPT_AT_LOOKAHEAD, FASTOPT_EPS_INSIDE_SQRT, FASTOPT_ERR_BUFFER, FASTOPT_ERR_HYPER, FASTOPT_ERR_OPTION, FASTOPT_F32,
+    FASTOPT_F64, FASTOPT_MAX_HYPERS, FASTOPT_MAXIMIZE, FASTOPT_NESTEROV, fastopt_group, fastopt_model, fastopt_rule_info,
+)
 
 import operator
 
@@ -16,27 +21,26 @@ from fastopt.threads import default_num_threads
 
 cnp.import_array()
 
-cdef extern from "fastopt.h":
-    const fastopt_rule_info *fastopt_rule(int rule)
-    const char *fastopt_hyper_range(const char *name)
-    int fastopt_step(fastopt_model *model) nogil
-    int fastopt_check(fastopt_group *group) nogil
-    int fastopt_global_norm(fastopt_model *model) nogil
-    int fastopt_clip_grad_norm(fastopt_model *model) nogil
-    int fastopt_get_num_threads()
-    void fastopt_set_num_threads(int threads)
-    const char *fastopt_isa()
-    int fastopt_use_isa(const char *name)
-    const char *fastopt_available_isa(int index)
-    const char *fastopt_version()
-    const char *fastopt_compiler()
-    const char *fastopt_cflags()
-    const char *fastopt_strerror(int error)
-    unsigned FASTOPT_MAXIMIZE
-    unsigned FASTOPT_NESTEROV
-    unsigned FASTOPT_AT_LOOKAHEAD
-    unsigned FASTOPT_EPS_INSIDE_SQRT
+cdef extern from "fastopt_capi.h":
+    ctypedef struct fastopt_capi:
+        const fastopt_rule_info *(*rule)(int rule)
+        const char *(*hyper_range)(const char *name)
+        int (*step)(fastopt_model *model) noexcept nogil
+        int (*check)(fastopt_group *group) noexcept nogil
+        int (*global_norm)(fastopt_model *model) noexcept nogil
+        int (*clip_grad_norm)(fastopt_model *model) noexcept nogil
+        int (*get_num_threads)()
+        void (*set_num_threads)(int threads)
+        const char *(*isa)()
+        int (*use_isa)(const char *name)
+        const char *(*available_isa)(int index)
+        const char *(*version)()
+        const char *(*compiler)()
+        const char *(*cflags)()
+        const char *(*strerror)(int error)
+    const fastopt_capi *fastopt_import() except NULL
 
+cdef const fastopt_capi *core = fastopt_import()
 
 MAX_THREADS = 256  # what the core takes larger numbers for
 
@@ -85,13 +89,13 @@ cdef class Rule:
             narrow = <float>value
             if group.dtype == FASTOPT_F32 and name != "step" and narrow != value and value == value:
                 found += f" ({<double>narrow!r} as float32)"
-            takes = fastopt_hyper_range(name.encode()).decode()
+            takes = core.hyper_range(name.encode()).decode()
             raise ValueError(f"{spoken(name)} must be {takes}, got {found}")
         if error == FASTOPT_ERR_OPTION and group.options & FASTOPT_NESTEROV:
             raise ValueError("nesterov needs momentum > 0 and dampening = 0")
         if error == FASTOPT_ERR_BUFFER:
             raise ValueError(f"{self.name}: momentum_buffer must be given when momentum is not 0")
-        raise RuntimeError(f"{self.name}: {fastopt_strerror(error).decode()}")
+        raise RuntimeError(f"{self.name}: {core.strerror(error).decode()}")
 
     def __repr__(self):
         return (f"<rule {self.name}: states {self.states}, hyperparameters {self.hypers}, "
@@ -104,7 +108,7 @@ cdef _read_table():
     cdef int i = 0
     table = {}
     while True:
-        info = fastopt_rule(i)
+        info = core.rule(i)
         if info == NULL:
             return table
         rule = Rule.__new__(Rule)
@@ -275,22 +279,22 @@ cdef Py_ssize_t find_overlap(Span span, const Span *spans, size_t count) noexcep
     return -1
 
 
-# ---- The core's functions for the other modules: there is one copy of it, here. ----
+# ---- The core's functions for the other modules. ----
 
 cdef int step(fastopt_model *model) noexcept nogil:
-    return fastopt_step(model)
+    return core.step(model)
 
 
 cdef int check(fastopt_group *group) noexcept nogil:
-    return fastopt_check(group)
+    return core.check(group)
 
 
 cdef int global_norm(fastopt_model *model) noexcept nogil:
-    return fastopt_global_norm(model)
+    return core.global_norm(model)
 
 
 cdef int clip_grad_norm(fastopt_model *model) noexcept nogil:
-    return fastopt_clip_grad_norm(model)
+    return core.clip_grad_norm(model)
 
 
 # ---- Threads, instruction sets and build. ----
@@ -307,7 +311,7 @@ def get_num_threads():
     >>> fastopt.get_num_threads() >= 1
     True
     """
-    return fastopt_get_num_threads()
+    return core.get_num_threads()
 
 
 def set_num_threads(threads):
@@ -330,7 +334,7 @@ def set_num_threads(threads):
     1
     >>> fastopt.set_num_threads(None)
     """
-    fastopt_set_num_threads(thread_count(threads) or default_num_threads())
+    core.set_num_threads(thread_count(threads) or default_num_threads())
 
 
 def available_isas():
@@ -348,8 +352,8 @@ def available_isas():
     """
     cdef int i = 0
     names = []
-    while fastopt_available_isa(i) != NULL:
-        names.append(fastopt_available_isa(i).decode())
+    while core.available_isa(i) != NULL:
+        names.append(core.available_isa(i).decode())
         i += 1
     return tuple(names)
 
@@ -364,7 +368,7 @@ def isa():
     >>> fastopt.isa() in fastopt.available_isas()
     True
     """
-    return fastopt_isa().decode()
+    return core.isa().decode()
 
 
 def use_isa(name):
@@ -392,19 +396,19 @@ def use_isa(name):
     if name not in available_isas():
         raise ValueError(f"name must be one of {', '.join(available_isas())} on this machine, "
                          f"got {name!r}")
-    fastopt_use_isa(name.encode())
+    core.use_isa(name.encode())
 
 
 def build_info():
     """What was compiled: version, compiler and flags of the C core."""
     return {
-        "version": fastopt_version().decode(),
-        "compiler": fastopt_compiler().decode(),
-        "cflags": fastopt_cflags().decode(),
+        "version": core.version().decode(),
+        "compiler": core.compiler().decode(),
+        "cflags": core.cflags().decode(),
     }
 
 
-if fastopt_isa() == NULL:
+if core.isa() == NULL:
     import os
     raise ValueError(f"the environment variable FASTOPT_ISA is {os.environ.get('FASTOPT_ISA')!r}; it must "
                      f"be one of {', '.join(available_isas())} on this machine, or unset")

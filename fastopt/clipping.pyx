@@ -4,9 +4,10 @@
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 
 from fastopt._core cimport (
-    Span, as_array, clip_grad_norm as clip_model, fastopt_group, fastopt_model, fastopt_tensor,
-    global_norm as norm_of_model, norm_bound, sort_apart, span_of, thread_count, type_of,
+    Span, as_array, clip_grad_norm as clip_model, global_norm as norm_of_model, norm_bound, sort_apart, span_of,
+    thread_count, type_of,
 )
+from fastopt.structs cimport fastopt_group, fastopt_model, fastopt_tensor
 
 cimport numpy as cnp
 

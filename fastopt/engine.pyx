@@ -11,9 +11,12 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from libc.float cimport DBL_MAX
 
 from fastopt._core cimport (
-    FASTOPT_CLIP_NORM, FASTOPT_MAX_STATES, FASTOPT_SKIP_NONFINITE, FASTOPT_SKIPPED, FASTOPT_ZERO_GRAD, Rule, Span,
-    as_array, check, fastopt_group, fastopt_model, fastopt_tensor, find_overlap, norm_bound, number, same_shape,
-    sort_apart, span_of, step as step_model, thread_count, type_of,
+    Rule, Span, as_array, check, find_overlap, norm_bound, number, same_shape, sort_apart, span_of, step as step_model,
+    thread_count, type_of,
+)
+from fastopt.structs cimport (
+    FASTOPT_CLIP_NORM, FASTOPT_MAX_STATES, FASTOPT_SKIP_NONFINITE, FASTOPT_SKIPPED, FASTOPT_ZERO_GRAD, fastopt_group,
+    fastopt_model, fastopt_tensor,
 )
 
 cimport numpy as cnp

@@ -18,10 +18,10 @@ ValueError if a shape differs, if an array is read-only, not contiguous, misalig
 another, or if a hyperparameter is NaN, infinite or out of its range, also when rounded to float32.
 """
 
-from fastopt._core cimport (
-    FASTOPT_MAX_STATES, Rule, Span, as_array, fastopt_group, fastopt_model, fastopt_tensor, same_shape, sort_apart,
-    span_of, step as step_model, type_of,
-)
+from libc.string cimport memset
+
+from fastopt._core cimport Rule, Span, as_array, same_shape, sort_apart, span_of, step as step_model, type_of
+from fastopt.structs cimport FASTOPT_MAX_STATES, fastopt_group, fastopt_model, fastopt_tensor
 
 cimport numpy as cnp
 
@@ -87,6 +87,7 @@ cdef update(str name, p, g, tuple states, tuple hyper, tuple options):
     for bit, wanted in zip(rule.options.values(), options, strict=True):
         if wanted:
             bits |= bit
+    memset(&tensor, 0, sizeof(tensor))
     rule.fill(&group, hyper, bits)
     group.dtype, group.count, group.tensors = type_of(params), 1, &tensor
     model.count, model.groups, model.grad_scale, model.extras, model.threads = 1, &group, 1.0, 0, 1

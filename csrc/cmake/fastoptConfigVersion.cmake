@@ -1,0 +1,11 @@
+# Beside the sources: their version, compatible with what is asked for if the first number is the same.
+file(STRINGS ${CMAKE_CURRENT_LIST_DIR}/../fastopt.h numbers REGEX "^#define FASTOPT_VERSION_(MAJOR|MINOR|PATCH) [0-9]+$")
+string(REGEX REPLACE "[^0-9;]" "" numbers "${numbers}")
+list(GET numbers 0 major)
+string(REPLACE ";" "." PACKAGE_VERSION "${numbers}")
+if(PACKAGE_VERSION VERSION_EQUAL PACKAGE_FIND_VERSION)
+    set(PACKAGE_VERSION_EXACT TRUE)
+endif()
+if(PACKAGE_VERSION VERSION_GREATER_EQUAL PACKAGE_FIND_VERSION AND major EQUAL PACKAGE_FIND_VERSION_MAJOR)
+    set(PACKAGE_VERSION_COMPATIBLE TRUE)
+endif()

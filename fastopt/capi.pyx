@@ -1,0 +1,206 @@
+# cython: language_level=3
+"""The C core, and the doors to it from compiled code: functions for `cimport`, the capsule, and addresses.
+
+The one copy of the core is compiled into this module. `capi.pxd` has the functions for Cython, `fastopt_capi.h` the
+capsule's table for C and C++; `capi_address` is for whoever calls by address. The rest of the package comes in through
+the capsule too.
+"""
+
+from cpython.pycapsule cimport PyCapsule_New
+
+__all__ = ["capi_address"]
+
+cdef extern from "fastopt.h":
+    # The prototypes are the header's, to which the C compiler holds every call below.
+    int fastopt_sgd_f32(...) nogil
+    int fastopt_sgd_f64(...) nogil
+    int fastopt_momentum_f32(...) nogil
+    int fastopt_momentum_f64(...) nogil
+    int fastopt_nag_f32(...) nogil
+    int fastopt_nag_f64(...) nogil
+    int fastopt_adagrad_f32(...) nogil
+    int fastopt_adagrad_f64(...) nogil
+    int fastopt_adadelta_f32(...) nogil
+    int fastopt_adadelta_f64(...) nogil
+    int fastopt_rmsprop_f32(...) nogil
+    int fastopt_rmsprop_f64(...) nogil
+    int fastopt_adam_f32(...) nogil
+    int fastopt_adam_f64(...) nogil
+    int fastopt_adamw_f32(...) nogil
+    int fastopt_adamw_f64(...) nogil
+    int fastopt_step(...) nogil
+    int fastopt_find_rule(const char *name) nogil
+    const char *fastopt_strerror(int error) nogil
+
+cdef extern from *:
+    """
+    #include "fastopt_capi.h"
+
+    #define NAMED(name) fastopt_##name,
+    static const fastopt_capi table = {FASTOPT_CAPI_VERSION, sizeof table, FASTOPT_FUNCTIONS(NAMED)};
+
+    #define ADDRESSED(name) {"fastopt_" #name, (size_t)fastopt_##name},
+    static const struct {
+        const char *name;
+        size_t address;
+    } functions[] = {FASTOPT_FUNCTIONS(ADDRESSED)};
+    enum { FUNCTIONS = sizeof functions / sizeof *functions };
+    """
+    ctypedef struct fastopt_capi:
+        pass
+    ctypedef struct named_function:
+        const char *name
+        size_t address
+    const fastopt_capi table
+    const named_function functions[]
+    int FUNCTIONS
+
+
+cdef int sgd_f32(
+    size_t n, float *p, const float *g, float *momentum_buffer,
+    double step, double lr, double momentum, double dampening, double weight_decay, double grad_scale,
+    unsigned options) noexcept nogil:
+    return fastopt_sgd_f32(n, p, g, momentum_buffer, step, lr, momentum, dampening, weight_decay, grad_scale, options)
+
+cdef int sgd_f64(
+    size_t n, double *p, const double *g, double *momentum_buffer,
+    double step, double lr, double momentum, double dampening, double weight_decay, double grad_scale,
+    unsigned options) noexcept nogil:
+    return fastopt_sgd_f64(n, p, g, momentum_buffer, step, lr, momentum, dampening, weight_decay, grad_scale, options)
+
+cdef int momentum_f32(
+    size_t n, float *p, const float *g, float *momentum_buffer,
+    double lr, double momentum, double weight_decay, double grad_scale, unsigned options) noexcept nogil:
+    return fastopt_momentum_f32(n, p, g, momentum_buffer, lr, momentum, weight_decay, grad_scale, options)
+
+cdef int momentum_f64(
+    size_t n, double *p, const double *g, double *momentum_buffer,
+    double lr, double momentum, double weight_decay, double grad_scale, unsigned options) noexcept nogil:
+    return fastopt_momentum_f64(n, p, g, momentum_buffer, lr, momentum, weight_decay, grad_scale, options)
+
+cdef int nag_f32(
+    size_t n, float *p, const float *g, float *momentum_buffer,
+    double lr, double momentum, double weight_decay, double grad_scale, unsigned options) noexcept nogil:
+    return fastopt_nag_f32(n, p, g, momentum_buffer, lr, momentum, weight_decay, grad_scale, options)
+
+cdef int nag_f64(
+    size_t n, double *p, const double *g, double *momentum_buffer,
+    double lr, double momentum, double weight_decay, double grad_scale, unsigned options) noexcept nogil:
+    return fastopt_nag_f64(n, p, g, momentum_buffer, lr, momentum, weight_decay, grad_scale, options)
+
+cdef int adagrad_f32(
+    size_t n, float *p, const float *g, float *sum,
+    double step, double lr, double lr_decay, double eps, double weight_decay, double grad_scale,
+    unsigned options) noexcept nogil:
+    return fastopt_adagrad_f32(n, p, g, sum, step, lr, lr_decay, eps, weight_decay, grad_scale, options)
+
+cdef int adagrad_f64(
+    size_t n, double *p, const double *g, double *sum,
+    double step, double lr, double lr_decay, double eps, double weight_decay, double grad_scale,
+    unsigned options) noexcept nogil:
+    return fastopt_adagrad_f64(n, p, g, sum, step, lr, lr_decay, eps, weight_decay, grad_scale, options)
+
+cdef int adadelta_f32(
+    size_t n, float *p, const float *g, float *square_avg, float *acc_delta,
+    double lr, double rho, double eps, double weight_decay, double grad_scale, unsigned options) noexcept nogil:
+    return fastopt_adadelta_f32(n, p, g, square_avg, acc_delta, lr, rho, eps, weight_decay, grad_scale, options)
+
+cdef int adadelta_f64(
+    size_t n, double *p, const double *g, double *square_avg, double *acc_delta,
+    double lr, double rho, double eps, double weight_decay, double grad_scale, unsigned options) noexcept nogil:
+    return fastopt_adadelta_f64(n, p, g, square_avg, acc_delta, lr, rho, eps, weight_decay, grad_scale, options)
+
+cdef int rmsprop_f32(
+    size_t n, float *p, const float *g, float *square_avg, float *momentum_buffer, float *grad_avg,
+    double lr, double alpha, double eps, double momentum, double weight_decay, double grad_scale,
+    unsigned options) noexcept nogil:
+    return fastopt_rmsprop_f32(n, p, g, square_avg, momentum_buffer, grad_avg, lr, alpha, eps, momentum, weight_decay,
+                               grad_scale, options)
+
+cdef int rmsprop_f64(
+    size_t n, double *p, const double *g, double *square_avg, double *momentum_buffer, double *grad_avg,
+    double lr, double alpha, double eps, double momentum, double weight_decay, double grad_scale,
+    unsigned options) noexcept nogil:
+    return fastopt_rmsprop_f64(n, p, g, square_avg, momentum_buffer, grad_avg, lr, alpha, eps, momentum, weight_decay,
+                               grad_scale, options)
+
+cdef int adam_f32(
+    size_t n, float *p, const float *g, float *exp_avg, float *exp_avg_sq, float *max_exp_avg_sq,
+    double step, double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
+    unsigned options) noexcept nogil:
+    return fastopt_adam_f32(n, p, g, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay,
+                            grad_scale, options)
+
+cdef int adam_f64(
+    size_t n, double *p, const double *g, double *exp_avg, double *exp_avg_sq, double *max_exp_avg_sq,
+    double step, double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
+    unsigned options) noexcept nogil:
+    return fastopt_adam_f64(n, p, g, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay,
+                            grad_scale, options)
+
+cdef int adamw_f32(
+    size_t n, float *p, const float *g, float *exp_avg, float *exp_avg_sq, float *max_exp_avg_sq,
+    double step, double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
+    unsigned options) noexcept nogil:
+    return fastopt_adamw_f32(n, p, g, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay,
+                             grad_scale, options)
+
+cdef int adamw_f64(
+    size_t n, double *p, const double *g, double *exp_avg, double *exp_avg_sq, double *max_exp_avg_sq,
+    double step, double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
+    unsigned options) noexcept nogil:
+    return fastopt_adamw_f64(n, p, g, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay,
+                             grad_scale, options)
+
+cdef int step(void *model) noexcept nogil:
+    return fastopt_step(model)
+
+
+cdef int find_rule(const char *name) noexcept nogil:
+    return fastopt_find_rule(name)
+
+
+cdef const char *strerror(int error) noexcept nogil:
+    return fastopt_strerror(error)
+
+
+_C_API = PyCapsule_New(<void *>&table, "fastopt.capi._C_API", NULL)
+
+_ADDRESSES = {functions[i].name.decode(): functions[i].address for i in range(FUNCTIONS)}
+
+
+def capi_address(name):
+    """The address of a function of the C core, for ctypes, cffi, numba and whoever else calls by address.
+
+    Parameters
+    ----------
+    name : str
+        As in `fastopt.h`: `"fastopt_adam_f32"`.
+
+    Returns
+    -------
+    int
+        Good until the process ends. The prototype stands in `fastopt.h`, in the folder `fastopt.get_include()`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no string, or there is no such function.
+
+    Notes
+    -----
+    Calls need no GIL. What is behind the address checks hyperparameters and NULL, but it cannot check the memory: arrays
+    must have the element type of the name, be contiguous, aligned and apart, and stay where they are.
+
+    Examples
+    --------
+    >>> import ctypes
+    >>> version = ctypes.CFUNCTYPE(ctypes.c_char_p)(fastopt.capi_address("fastopt_version"))
+    >>> version().decode() == fastopt.__version__
+    True
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a str, got {name!r}")
+    if name not in _ADDRESSES:
+        raise ValueError(f"name must be one of {', '.join(_ADDRESSES)}, got {name!r}")
+    return _ADDRESSES[name]

@@ -1,0 +1,44 @@
+"""Where the C core lies, for those who build something of their own with it."""
+
+from __future__ import annotations
+
+import shlex
+from importlib.resources import files
+from pathlib import Path
+
+
+def _csrc() -> Path:
+    return Path(str(files("fastopt.csrc")))
+
+
+def get_include() -> str:
+    """The folder of `fastopt.h` and `fastopt_capi.h`, for a compiler's `-I`.
+
+    Examples
+    --------
+    >>> import os
+    >>> sorted(name for name in os.listdir(fastopt.get_include()) if name.startswith("fastopt") and name.endswith(".h"))
+    ['fastopt.h', 'fastopt_capi.h']
+    """
+    return str(_csrc())
+
+
+def get_sources() -> list[str]:
+    """The C files that make up the core; compile all of them, with any flags but `-ffast-math`.
+
+    Examples
+    --------
+    >>> import os
+    >>> [os.path.basename(path) for path in fastopt.get_sources()]
+    ['driver.c', 'fastopt.c', 'threads.c']
+    """
+    return sorted(str(path) for path in _csrc().glob("*.c"))
+
+
+# What the command line prints for each of its options, ready for a shell.
+PRINTED = {
+    "cflags": ("the compiler's flag for the headers", lambda: shlex.join([f"-I{get_include()}"])),
+    "sources": ("the C files of the core, to be compiled", lambda: shlex.join(get_sources())),
+    "pkgconfigdir": ("the folder of fastopt.pc, for PKG_CONFIG_PATH", lambda: str(_csrc() / "pkgconfig")),
+    "cmakedir": ("the folder of fastoptConfig.cmake, for fastopt_DIR", lambda: str(_csrc() / "cmake")),
+}
