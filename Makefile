@@ -1,14 +1,16 @@
 # `make demo` and `make test` do everything from a fresh clone: they need Python >= 3.10, a C compiler and
-# the package index. `make bench` measures, `make lint` checks style, `make clean` removes what was made.
+# the package index. `make bench` measures, `make amalgamation` writes the C core as one file, `make lint` checks style,
+# `make clean` removes what was made.
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= test
 BENCH_EXTRAS ?= bench
 ARGS ?=
+AMALGAMATION ?= build/amalgamation
 
 SOURCES := setup.py pyproject.toml $(shell find csrc fastopt -name '*.[chd]*' -o -name '*.p*x*' -o -name '*.pxd')
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench amalgamation lint clean
 
 demo: $(VENV)/.installed-demo
 	$(VENV)/bin/python -m fastopt demo $(ARGS)
@@ -21,6 +23,12 @@ bench: $(VENV)/.installed-$(BENCH_EXTRAS)
 	$(VENV)/bin/python bench/run.py $(ARGS)
 	$(VENV)/bin/pytest bench -o python_files='bench_*.py' -o pythonpath=bench --benchmark-group-by=group \
 		--benchmark-sort=name --benchmark-columns=median,iqr,rounds
+
+amalgamation: $(VENV)/.installed-amalgamation
+	mkdir -p $(AMALGAMATION)
+	$(VENV)/bin/quom --include_guard 'FASTOPT_(INTERNAL_)?H' --stitch fastopt.c \
+		csrc/amalgamation/fastopt.c $(AMALGAMATION)/fastopt.c
+	cp csrc/fastopt.h $(AMALGAMATION)/
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

@@ -26,7 +26,7 @@ def extension(name, sources=()):
         define_macros=[
             ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
             ("FASTOPT_CFLAGS", f'"{" ".join(cflags)}"'),
-            ("FASTOPT_API", ""),  # nothing to be found, or taken for its own, by a program that has a core linked in
+            ("FASTOPT_NAMESPACE", "py_"),  # a program with a core of its own may load this one beside it
         ],
         depends=[str(path) for path in Path("csrc").rglob("*.[hd]*")],
         extra_compile_args=cflags,

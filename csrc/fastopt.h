@@ -380,4 +380,4 @@ FASTOPT_API const char *fastopt_strerror(int error);
 #ifdef __cplusplus
 }
 #endif
-#endif
+#endif /* FASTOPT_H */

@@ -68,4 +68,4 @@ static inline const fastopt_capi *fastopt_import(void)
     return table;
 }
 
-#endif
+#endif /* FASTOPT_CAPI_H */

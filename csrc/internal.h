@@ -161,4 +161,4 @@ static inline double fastopt_one_minus_power(double base, double n)
     return 1.0 - power;
 }
 
-#endif
+#endif /* FASTOPT_INTERNAL_H */

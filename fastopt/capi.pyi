@@ -1,2 +1,7 @@
-from types import CapsuleType
+from typing_extensions import CapsuleType
+
+__all__ = ["capi_address"]
+
+_C_API: CapsuleType
+
 def capi_address(name: str) -> int: ...

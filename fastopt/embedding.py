@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def get_sources() -> list[str]:
 
 
 # What the command line prints for each of its options, ready for a shell.
-PRINTED = {
+PRINTED: dict[str, tuple[str, Callable[[], str]]] = {
     "cflags": ("the compiler's flag for the headers", lambda: shlex.join([f"-I{get_include()}"])),
     "sources": ("the C files of the core, to be compiled", lambda: shlex.join(get_sources())),
     "pkgconfigdir": ("the folder of fastopt.pc, for PKG_CONFIG_PATH", lambda: str(_csrc() / "pkgconfig")),

@@ -79,14 +79,14 @@ def register_controller() -> None:
     class FastoptController(threadpoolctl.LibController):  # type: ignore[misc, unused-ignore]
         user_api = "fastopt"
         internal_api = "fastopt"
-        filename_prefixes = ("_core",)
-        check_symbols = ("fastopt_get_num_threads", "fastopt_set_num_threads")
+        filename_prefixes = ("capi",)
+        check_symbols = ("py_fastopt_get_num_threads", "py_fastopt_set_num_threads")
 
         def get_num_threads(self) -> int:
-            return int(self.dynlib.fastopt_get_num_threads())
+            return int(self.dynlib.py_fastopt_get_num_threads())
 
         def set_num_threads(self, num_threads: int) -> None:
-            self.dynlib.fastopt_set_num_threads(num_threads)
+            self.dynlib.py_fastopt_set_num_threads(num_threads)
 
         def get_version(self) -> str:
             import fastopt

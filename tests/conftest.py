@@ -1,7 +1,36 @@
+import shutil
+import sys
+from pathlib import Path
+
 import pytest
+from commands import clean_environment, run, run_well
 from common import ISAS
 
 import fastopt
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ["bench", "csrc", "examples", "fastopt", "tests"]
+FILES = [
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "MANIFEST.in",
+    "Makefile",
+    "README.md",
+    "pyproject.toml",
+    "setup.py",
+]
+# What builds and runs leave in a working folder. The copy that is packed gets some of each, so that it is seen to stay
+# behind.
+LEFT_BEHIND = ["__pycache__", "*.py[cod]", "*.so", "*.o", "*.egg-info", "build", "dist"]
+JUNK = [
+    "fastopt/_core.c",
+    "fastopt/_core.cpython-39-x86_64-linux-gnu.so",
+    "fastopt/__pycache__/data.cpython-39.pyc",
+    "csrc/fastopt.o",
+    "build/lib/fastopt/data.py",
+    "tests/__pycache__/common.cpython-39.pyc",
+]
 
 
 @pytest.fixture(params=ISAS)
@@ -11,3 +40,33 @@ def isa(request):
     fastopt.use_isa(request.param)
     yield request.param
     fastopt.use_isa(before)
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory):
+    """A copy of the sources, and the names of its files."""
+    copy = tmp_path_factory.mktemp("sources") / "fastopt"
+    ignore = shutil.ignore_patterns(*LEFT_BEHIND)
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, copy / folder, ignore=ignore)
+    for name in FILES:
+        shutil.copy(ROOT / name, copy / name)
+    names = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
+    for name in JUNK:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(b"junk")
+    return copy, names
+
+
+@pytest.fixture(scope="session")
+def archives(sources, tmp_path_factory):
+    """sdist, and the wheel built from the sdist, each in an environment of the build's own making."""
+    pytest.importorskip("build", reason="needs build: pip install 'fastopt[test]'")
+    probe = ["-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--retries=0", "setuptools"]
+    if run(sys.executable, *probe).returncode != 0:
+        pytest.skip("needs pip and a package index that it reaches: this builds and installs in new environments")
+    out = tmp_path_factory.mktemp("dist")
+    run_well(sys.executable, "-m", "build", "--outdir", out, sources[0], env=clean_environment())
+    (sdist,) = out.glob("*.tar.gz")
+    (wheel,) = out.glob("*.whl")
+    return sdist, wheel

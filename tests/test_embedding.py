@@ -3,12 +3,13 @@
 import itertools
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import compiler
+from commands import run_well as run
 from common import DRAWS, ISAS, VARIANTS
 
 from fastopt import reference
@@ -21,19 +22,6 @@ NATIVE = ["-O3", "-march=native"]
 TYPES = {"f32": ("float", np.float32, "f"), "f64": ("double", np.float64, "")}
 N = 37
 STEPS = 3
-
-
-def compiler(name):
-    path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"there is no {name} on the PATH: install it to check the C core with it")
-    return path
-
-
-def run(*command, **options):
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)
-    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
-    return done.stdout
 
 
 def build_core(cc, flags, folder):
@@ -362,9 +350,9 @@ int main(int argc, char **argv)
     for (int turn = 0; argc && turn < 5; turn++) {
         void *library = dlopen(argv[1], RTLD_NOW);
         int (*step)(fastopt_model *);
-        fastopt_tensor tensor = {N, p, g, {NULL, NULL, NULL}, 0};
-        fastopt_group group = {0, FASTOPT_F32, 0, {1, 1e-3, 0, 0, 0, 1}, 1, &tensor, {NULL, {0}}};
-        fastopt_model model = {1, &group, 1.0, 0.0, 0, 4, 0.0};
+        fastopt_tensor tensor = {.n = N, .p = p, .g = g};
+        fastopt_group group = {.hyper = {1, 1e-3, 0, 0, 0, 1}, .count = 1, .tensors = &tensor};
+        fastopt_model model = {.count = 1, .groups = &group, .grad_scale = 1, .threads = 4};
         if (!library)
             return 2;
         *(void **)&step = dlsym(library, "fastopt_step");

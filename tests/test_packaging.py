@@ -1,9 +1,6 @@
 """sdist and wheel: they hold what they should and nothing else, and the wheel works where there is only NumPy."""
 
-import os
 import re
-import shutil
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -11,83 +8,17 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 import pytest
+from commands import clean_environment, run, run_well
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ["bench", "csrc", "fastopt", "tests"]
-FILES = [
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    "LICENSE",
-    "MANIFEST.in",
-    "Makefile",
-    "README.md",
-    "pyproject.toml",
-    "setup.py",
-]
-COMPILED = ["_core", "clipping", "engine", "kernels"]
-
-# What builds and runs leave in a working folder. The copy that is packed gets some of each, so that it is seen to stay
-# behind.
-LEFT_BEHIND = ["__pycache__", "*.py[cod]", "*.so", "*.o", "*.egg-info", "build", "dist"]
-JUNK = [
-    "fastopt/_core.c",
-    "fastopt/_core.cpython-39-x86_64-linux-gnu.so",
-    "fastopt/__pycache__/data.cpython-39.pyc",
-    "csrc/fastopt.o",
-    "build/lib/fastopt/data.py",
-    "tests/__pycache__/common.cpython-39.pyc",
-]
-
-
-def run(*command, **options):
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)
-
-
-def run_well(*command, **options):
-    done = run(*command, **options)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def clean_environment():
-    """This process's environment without what would let another Python find the package in its sources."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    """A copy of the sources, and the names of its files."""
-    copy = tmp_path_factory.mktemp("sources") / "fastopt"
-    ignore = shutil.ignore_patterns(*LEFT_BEHIND)
-    for folder in FOLDERS:
-        shutil.copytree(ROOT / folder, copy / folder, ignore=ignore)
-    for name in FILES:
-        shutil.copy(ROOT / name, copy / name)
-    names = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
-    for name in JUNK:
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        (copy / name).write_bytes(b"junk")
-    return copy, names
-
-
-@pytest.fixture(scope="module")
-def archives(sources, tmp_path_factory):
-    """sdist, and the wheel built from the sdist, each in an environment of the build's own making."""
-    pytest.importorskip("build", reason="needs build: pip install 'fastopt[test]'")
-    probe = ["-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--retries=0", "setuptools"]
-    if run(sys.executable, *probe).returncode != 0:
-        pytest.skip("needs pip and a package index that it reaches: this builds and installs in new environments")
-    out = tmp_path_factory.mktemp("dist")
-    run_well(sys.executable, "-m", "build", "--outdir", out, sources[0], env=clean_environment())
-    (sdist,) = out.glob("*.tar.gz")
-    (wheel,) = out.glob("*.whl")
-    return sdist, wheel
+COMPILED = ["_core", "capi", "clipping", "engine", "kernels"]
 
 
 @pytest.fixture(scope="module")
 def version():
     header = (ROOT / "csrc/fastopt.h").read_text(encoding="utf-8")
-    return re.search(r'^#define FASTOPT_VERSION "(.+)"$', header, re.MULTILINE)[1]
+    numbers = dict(re.findall(r"^#define FASTOPT_VERSION_([A-Z]+) (\d+)$", header, re.MULTILINE))
+    return ".".join(numbers[part] for part in ("MAJOR", "MINOR", "PATCH"))
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +35,11 @@ def test_the_copy_has_what_the_build_and_the_contract_need(sources):
         "csrc/rules/adam.h",
         "csrc/driver.c",
         "csrc/threads.c",
+        "csrc/fastopt_capi.h",
+        "csrc/CMakeLists.txt",
+        "csrc/pkgconfig/fastopt.pc",
+        "fastopt/capi.pxd",
+        "examples/c/train.c",
         "fastopt/py.typed",
         "tests/common.py",
     } <= names
@@ -129,8 +65,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(archives, sources, version
         f"fastopt-{version}.dist-info/{name}"
         for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt")
     }
-    python = {name for name in sources[1] if re.fullmatch(r"fastopt/.*\.pyi?|fastopt/py\.typed", name)}
-    assert names == modules | info | python
+    python = {name for name in sources[1] if re.fullmatch(r"fastopt/.*\.(pyi?|pxd)|fastopt/py\.typed", name)}
+    core = {f"fastopt/{name}" for name in sources[1] if name.startswith("csrc/") and "amalgamation" not in name}
+    assert names == modules | info | python | core
 
 
 def test_metadata(metadata, version):

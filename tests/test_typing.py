@@ -14,7 +14,7 @@ import fastopt
 pytest.importorskip("mypy", reason="needs mypy: pip install 'fastopt[test]'")
 
 PACKAGE = Path(fastopt.__file__).parent
-COMPILED = ["fastopt._core", "fastopt.clipping", "fastopt.engine", "fastopt.kernels"]
+COMPILED = ["fastopt._core", "fastopt.capi", "fastopt.clipping", "fastopt.engine", "fastopt.kernels"]
 
 # What Cython puts into every module and class of its own accord: to pickle, to cimport, to find doctests.
 ALLOWED = r"""
@@ -78,6 +78,9 @@ assert_type(fastopt.show_config("dicts"), dict[str, str])
 assert_type(fastopt.isa(), str)
 assert_type(fastopt.available_isas(), tuple[str, ...])
 assert_type(fastopt.__version__, str)
+assert_type(fastopt.get_include(), str)
+assert_type(fastopt.get_sources(), list[str])
+assert_type(fastopt.capi_address("fastopt_adam_f32"), int)
 
 fastopt.Adam(w, lr="x")  # arg-type
 fastopt.Adam(w, betas=0.9)  # arg-type
@@ -100,6 +103,7 @@ fastopt.kernels.adam(w, grad, m, v, step=1, betas=0.9)  # arg-type
 fastopt.reference.adam(w, grad, m, v, step=1, lr="x")  # arg-type
 fastopt.minibatches(w, batch_size="x")  # arg-type
 fastopt.use_isa(2)  # arg-type
+fastopt.capi_address(2)  # arg-type
 fastopt.show_config("json")  # call-overload
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fastopt import _core
+from fastopt import capi
 from fastopt._core import RULES
 
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
@@ -101,9 +101,9 @@ def fused(functions):
 
 
 def test_what_was_built():
-    functions = disassemble(_core.__file__)
+    functions = disassemble(capi.__file__)
     if not any(name and name.endswith("_baseline") for name in functions):
-        pytest.skip(f"{_core.__file__} is stripped of its symbols; build it without `-s`")
+        pytest.skip(f"{capi.__file__} is stripped of its symbols; build it without `-s`")
     assert problems(functions) == []
 
 

@@ -1,0 +1,10 @@
+/*
+ * fastopt.c - the C core in one file, made by `make amalgamation` from csrc/. Compile it alone, as `cc -O3 -c fastopt.c`;
+ * fastopt.h is the contract.
+ */
+#define FASTOPT_INTERNAL static
+#include "../threads.c" /* first: it says which POSIX it needs */
+
+/* fastopt.c */
+
+#include "../driver.c"
