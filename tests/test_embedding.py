@@ -3,7 +3,10 @@
 import itertools
 import os
 import re
+import shutil
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -122,9 +125,10 @@ def test_it_refuses_fast_math(name, flag, tmp_path):
         assert "without -ffast-math and -ffinite-math-only" in done.stderr
 
 
+@pytest.mark.parametrize("flags", [[], ["-DFASTOPT_NAMESPACE=mine_"]], ids=["plain", "namespace"])
 @pytest.mark.parametrize("name", ["g++", "clang++"])
-def test_cpp_takes_the_header_and_links(name, tmp_path):
-    objects = build_core(compiler("cc"), ["-O3"], tmp_path)
+def test_cpp_takes_the_header_and_links(name, flags, tmp_path):
+    objects = build_core(compiler("cc"), ["-O3", *flags], tmp_path)
     (tmp_path / "main.cpp").write_text(
         '#include "fastopt.h"\n#include <vector>\nint main()\n{\n'
         "    std::vector<float> p(3, 1.0f), g(3, 1.0f);\n"
@@ -133,16 +137,131 @@ def test_cpp_takes_the_header_and_links(name, tmp_path):
         "    return error != FASTOPT_OK || p[2] != 1.5f;\n}\n",
         encoding="utf-8",
     )
-    run(compiler(name), "-std=c++17", *STRICT, "-I", CSRC, "main.cpp", *objects, "-o", "main", cwd=tmp_path)
+    strict = ["-std=c++17", *STRICT, *flags]
+    run(compiler(name), *strict, "-I", CSRC, "main.cpp", *objects, "-pthread", "-o", "main", cwd=tmp_path)
     run(tmp_path / "main")
 
 
+@pytest.mark.parametrize("name", ["gcc", "clang", "g++", "clang++"])
+def test_extension_modules_take_the_capsules_header(name, tmp_path):
+    language, standard = ("cpp", "c++17") if "++" in name else ("c", "c11")
+    source = '#include <Python.h>\n#include "fastopt_capi.h"\nint use(void);\n'
+    source += (
+        "int use(void)\n{\n    const fastopt_capi *table = fastopt_import();\n    return table && table->isa();\n}\n"
+    )
+    (tmp_path / f"use.{language}").write_text(source, encoding="utf-8")
+    python = ["-isystem", sysconfig.get_path("include")]
+    run(compiler(name), f"-std={standard}", *STRICT, *python, "-I", CSRC, "-c", f"use.{language}", cwd=tmp_path)
+
+
+# ---- Names: several copies in one program, and nothing visible but what is public. ----
+
+COPY = r"""
+#include "fastopt.h"
+
+#define JOIN(a, b) JOIN_NOW(a, b)
+#define JOIN_NOW(a, b) a##b
+
+/* Steps one number and says with how many threads this copy would step a model. */
+float JOIN(step_of_, FASTOPT_NAMESPACE)(float p, float g, int threads);
+float JOIN(step_of_, FASTOPT_NAMESPACE)(float p, float g, int threads)
+{
+    float v = 0;
+    fastopt_tensor tensor = {.n = 1, .p = &p, .g = &g, .state = {&v}};
+    fastopt_group group = {.hyper = {0.5, 0, 0, 1}, .count = 1, .tensors = &tensor};
+    fastopt_model model = {.count = 1, .groups = &group, .grad_scale = 1};
+    group.rule = fastopt_find_rule("momentum");
+    fastopt_set_num_threads(threads);
+    return fastopt_momentum_f32(1, &p, &g, &v, 0.5, 0, 0, 1, 0) || fastopt_step(&model) ? 0 : p;
+}
+int JOIN(threads_of_, FASTOPT_NAMESPACE)(void);
+int JOIN(threads_of_, FASTOPT_NAMESPACE)(void)
+{
+    return fastopt_get_num_threads();
+}
+"""
+BOTH = r"""
+#include <stdio.h>
+
+float step_of_one_(float, float, int), step_of_two_(float, float, int);
+int threads_of_one_(void), threads_of_two_(void);
+
+int main(void)
+{
+    const float a = step_of_one_(1, 2, 3), b = step_of_two_(5, 4, 7);
+    printf("%g %g %d %d", (double)a, (double)b, threads_of_one_(), threads_of_two_());
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("name", ["gcc", "clang"])
+def test_two_copies_in_one_program(name, tmp_path):
+    cc, objects = compiler(name), []
+    for space in ("one_", "two_"):
+        folder = tmp_path / space
+        folder.mkdir()
+        flags = ["-O3", "-std=c11", *STRICT, f"-DFASTOPT_NAMESPACE={space}"]
+        (folder / "copy.c").write_text(COPY, encoding="utf-8")
+        run(cc, *flags, "-I", CSRC, "-c", "copy.c", cwd=folder)
+        objects += [folder / "copy.o", *build_core(cc, flags, folder)]
+        for built in objects[-len(SOURCES) :]:
+            assert all(symbol.startswith(f"{space}fastopt_") for symbol in global_symbols(built))
+    (tmp_path / "main.c").write_text(BOTH, encoding="utf-8")
+    run(cc, "main.c", *objects, "-pthread", "-o", "main", cwd=tmp_path)
+    # Each number takes two steps of lr 0.5; and each copy has a number of threads of its own.
+    assert run(tmp_path / "main") == "-1 1 3 7"
+
+
+def global_symbols(built):
+    listing = run(compiler("nm"), "-g", "--defined-only", built)
+    return [name.removeprefix("_") for name in re.findall(r"^\w* ?[A-Z] (\w+)$", listing, re.MULTILINE)]
+
+
+def header_functions():
+    return set(re.findall(r"FASTOPT_API [^;]*?(fastopt_\w+)\(", (CSRC / "fastopt.h").read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("flags", [["-DFASTOPT_API=", "-fvisibility=hidden"], []], ids=["none", "public"])
+def test_what_a_shared_library_shows(flags, tmp_path):
+    run(compiler("cc"), "-O1", "-shared", "-fPIC", *flags, *SOURCES, "-pthread", "-o", "library.so", cwd=tmp_path)
+    shown = set(global_symbols(tmp_path / "library.so"))
+    assert shown == (set() if flags else header_functions())
+
+
 def test_every_symbol_it_adds_to_a_program_has_its_prefix(tmp_path):
-    nm = compiler("nm")
     for built in build_core(compiler("cc"), ["-O3"], tmp_path):
-        names = re.findall(r"^\w* ?[A-Z] (\w+)$", run(nm, "-g", "--defined-only", built), re.MULTILINE)
+        names = global_symbols(built)
         assert names
-        assert all(name.removeprefix("_").startswith("fastopt_") for name in names), names
+        assert all(name.startswith("fastopt_") for name in names), names
+
+
+# ---- One file, made from all. ----
+
+
+@pytest.fixture(scope="module")
+def amalgamation(tmp_path_factory):
+    """The folder with the one file, made by the Makefile's own recipe in the environment that runs the tests."""
+    folder = tmp_path_factory.mktemp("amalgamation")
+    environment = Path(sys.prefix)
+    if not (environment / "bin/quom").exists():
+        pytest.skip("needs quom: pip install 'fastopt[test]'")
+    made = [f"VENV={environment}", f"AMALGAMATION={folder}", "-o", environment / ".installed-amalgamation"]
+    run(compiler("make"), "amalgamation", *made, cwd=CSRC.parent)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["gcc", "clang"])
+def test_the_one_file_compiles_alone_and_gives_the_bits_of_the_reference(name, amalgamation, tmp_path):
+    cc = compiler(name)
+    assert sorted(path.name for path in amalgamation.iterdir()) == ["fastopt.c", "fastopt.h"]
+    shutil.copy(amalgamation / "fastopt.c", tmp_path)  # alone: nothing is left to include
+    run(cc, "-O3", "-std=c11", *STRICT, "-c", "fastopt.c", cwd=tmp_path)
+    assert set(global_symbols(tmp_path / "fastopt.o")) == header_functions()
+    (tmp_path / "main.c").write_text(program(), encoding="utf-8")
+    run(cc, "-I", amalgamation, "main.c", "fastopt.o", "-pthread", "-o", "main", cwd=tmp_path)
+    for isa in ISAS:
+        assert run(tmp_path / "main", env={**os.environ, "FASTOPT_ISA": isa}) == isa
 
 
 # ---- Many tensors in one call, from C. ----
