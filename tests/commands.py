@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -19,7 +20,8 @@ def run_well(*command, **options):
 
 
 def compiler(name):
-    path = shutil.which(name)
+    """The path of a tool: of the environment that runs the tests, or of the system."""
+    path = shutil.which(name, path=f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}")
     if path is None:
         pytest.skip(f"there is no {name} on the PATH: install it to check the C core with it")
     return path

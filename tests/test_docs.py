@@ -167,11 +167,16 @@ def test_the_readmes_table_has_the_defaults():
             assert parameters[hyper].default == value, (name, hyper)
 
 
+def prose(page):
+    return re.sub(r"^```.*?^```$", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
+
+
 def spans(page):
     """What stands in code on a page: between backticks, and the lines of its shell blocks."""
-    prose = re.sub(r"^```.*?^```$", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
     inline = [
-        span.replace("\n", " ") for paragraph in prose.split("\n\n") for span in re.findall(r"`([^`]+)`", paragraph)
+        span.replace("\n", " ")
+        for paragraph in prose(page).split("\n\n")
+        for span in re.findall(r"`([^`]+)`", paragraph)
     ]
     return [*inline, *(line for block in snippets(page, "sh") for line in block.splitlines())]
 
@@ -198,10 +203,12 @@ def test_its_extras_exist(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_its_links_and_paths_exist(page):
-    links = [link for link in re.findall(r"\]\(([^)#]+)", text_of(page)) if "://" not in link]
+    links = [link for link in re.findall(r"\]\(([^)#]+)", prose(page)) if "://" not in link]
     words = [word.strip(":,;.") for span in spans(page) for word in span.split()]
     paths = [
-        word for word in words if re.fullmatch(r"(csrc|fastopt|tests|bench)/[\w./*]*", word) and "NAME" not in word
+        word
+        for word in words
+        if re.fullmatch(r"(csrc|examples|fastopt|tests|bench)/[\w./*]*", word) and "NAME" not in word
     ]
     assert links + paths
     for path in links + paths:
