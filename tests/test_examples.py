@@ -14,7 +14,15 @@ from fastopt import reference
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted(path.parent.name for path in ROOT.glob("examples/*/README.md"))
-TOOLS = ["cmake", "cython", "pkgconf", "pybind11", "setuptools>=77"]  # besides what the examples ask for
+TOOLS = [
+    "cmake",
+    "cython",
+    "nanobind",
+    "ninja",
+    "pkgconf",
+    "pybind11",
+    "setuptools>=77",
+]  # besides what the examples ask for
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +125,48 @@ def test_the_snippet_works(name, shell, tmp_path):
         (tmp_path / "drive.py").write_text(DRIVE, encoding="utf-8")
         printed, expected = shell("python drive.py", tmp_path), after(3)
     assert_same_bits(np.array(printed.split()[:2], np.float32), expected, name)
+
+
+# ---- nanobind, which gets the functions as pybind11 does. ----
+
+NANOBIND = """
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include "fastopt_capi.h"
+
+namespace nb = nanobind;
+using array = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+NB_MODULE(step, module)
+{
+    static const fastopt_capi *fastopt = fastopt_import();
+    if (!fastopt)
+        throw nb::python_error();
+    module.def("step", [](array p, array g, array exp_avg, array exp_avg_sq, int t) {
+        return fastopt->adam_f32(p.size(), p.data(), g.data(), exp_avg.data(), exp_avg_sq.data(), nullptr, t, 1e-3, 0.9,
+                                 0.999, 1e-8, 0, 1, 0);
+    });
+}
+"""
+NANOBIND_PROJECT = """
+cmake_minimum_required(VERSION 3.15...3.31)
+project(step LANGUAGES C CXX)
+find_package(Python COMPONENTS Interpreter Development.Module REQUIRED)
+find_package(nanobind REQUIRED)
+find_package(fastopt REQUIRED)
+nanobind_add_module(step step.cpp)
+target_link_libraries(step PRIVATE fastopt::headers)
+"""
+
+
+def test_nanobind(shell, tmp_path):
+    (tmp_path / "step.cpp").write_text(NANOBIND, encoding="utf-8")
+    (tmp_path / "CMakeLists.txt").write_text(NANOBIND_PROJECT, encoding="utf-8")
+    (tmp_path / "drive.py").write_text(DRIVE, encoding="utf-8")
+    found = "-Dnanobind_DIR=$(python -m nanobind --cmake_dir) -Dfastopt_DIR=$(python -m fastopt --cmakedir)"
+    shell(f"cmake -G Ninja -B build {found} -DPython_EXECUTABLE=$(which python) && cmake --build build", tmp_path)
+    printed = shell("PYTHONPATH=build python drive.py", tmp_path)
+    assert_same_bits(np.array(printed.split(), np.float32), after(3), "nanobind")
 
 
 # ---- Cython: without the GIL, in prange, and a whole model in one call. ----
