@@ -14,7 +14,7 @@ from report import Promise, Section, Table, factor, seconds
 from settings import Settings
 
 import fastopt
-from fastopt import _core, kernels
+from fastopt import kernels
 
 SIZE, QUICK = 50_000, 5_000
 STEP, LR = 1, 1e-3
@@ -89,7 +89,7 @@ def steps(case: Case) -> dict[str, tuple[str, Callable[[], object]]]:
     (p,), (g,), ((m,), (v,)) = case.params, case.grads, case.states.values()
     pointers = [ctypes.c_void_p(array.ctypes.data) for array in (p, g, m, v)]
     hypers = [ctypes.c_double(value) for value in (STEP, LR, 0.9, 0.999, 1e-8, 0.0, 1.0)]
-    core = ctypes.CDLL(_core.__file__).fastopt_adam_f32
+    core = ctypes.CFUNCTYPE(ctypes.c_int)(fastopt.capi_address("fastopt_adam_f32"))
     alone = shared_library(LOOP_ALONE, "alone").adam_alone
     alone.argtypes = [ctypes.c_size_t, *[ctypes.c_void_p] * 4, ctypes.c_double, ctypes.c_double]
     to_core = (ctypes.c_size_t(p.size), *pointers, None, *hypers, ctypes.c_uint(0))
