@@ -30,6 +30,7 @@ SECTIONS = {
     "e": "training",
     "f": "memory",
     "g": "kernel",
+    "h": "doors",
 }
 
 INTRODUCTION = """Written by `python bench/run.py` (`make bench`); remarks by hand stand in `bench/NOTES.md`, which is

@@ -25,10 +25,20 @@ def test_the_whole_picture(tmp_path):
         pytest.importorskip(module, reason="needs what the benchmarks need: pip install 'fastopt[bench]'")
     run("bench/run.py", "--quick", "--peers", "none", "--output", tmp_path)
     results = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
-    assert re.findall(r"^## \((\w)\)", results, re.MULTILINE) == list("abcdefg")
-    for title in ("The machine", "What is promised", "fastopt, bound", "roofline", "Adadelta", "The demo's loop"):
+    assert re.findall(r"^## \((\w)\)", results, re.MULTILINE) == list("abcdefgh")
+    titles = (
+        "The machine",
+        "What is promised",
+        "fastopt, bound",
+        "roofline",
+        "Adadelta",
+        "The demo's loop",
+        "the capsule",
+    )
+    for title in titles:
         assert title in results
     assert "other bits" not in results  # a contender that steps wrongly is dropped, and the report says so
+    assert "not compile" not in results
     assert "nan" not in results
     plots = re.findall(r"^!\[[^]]+\]\((.+)\)$", results, re.MULTILINE)
     assert len(plots) >= 3

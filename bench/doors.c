@@ -1,0 +1,102 @@
+/*
+ * doors.c - loops of calls: what sections/doors.py times.
+ *
+ * Compiled with FASTOPT_CAPSULE it is an extension module that reaches the core through the capsule; without, it stands
+ * beside a core of its own, as with those who vendor csrc/. Each function here takes so many Adam steps from the step
+ * number `step` on and returns an error, if there was one. The core is another file, so no call is inlined.
+ */
+#ifdef FASTOPT_CAPSULE
+#include <Python.h>
+
+#include "fastopt_capi.h"
+#else
+#include "internal.h"
+#endif
+
+#define HYPERS 1e-3, 0.9, 0.999, 1e-8, 0.0, 1.0 /* lr, beta1, beta2, eps, weight_decay, grad_scale */
+
+#ifdef FASTOPT_CAPSULE
+
+static const fastopt_capi *fastopt;
+
+static PyObject *steps(PyObject *module, PyObject *arguments)
+{
+    Py_ssize_t calls, n;
+    unsigned long long p, g, m, v;
+    double step;
+    int error = 0;
+
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "ndnKKKK", &calls, &step, &n, &p, &g, &m, &v))
+        return NULL;
+    for (Py_ssize_t i = 0; i < calls; i++)
+        error |= fastopt->adam_f32((size_t)n, (float *)(size_t)p, (const float *)(size_t)g, (float *)(size_t)m,
+                                   (float *)(size_t)v, NULL, step++, HYPERS, 0);
+    return PyLong_FromLong(error);
+}
+
+static PyMethodDef methods[] = {{"steps", steps, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "doors_capsule", .m_size = -1, .m_methods = methods};
+
+PyMODINIT_FUNC PyInit_doors_capsule(void)
+{
+    fastopt = fastopt_import();
+    return fastopt ? PyModule_Create(&module) : NULL;
+}
+
+#else
+
+#define VISIBLE __attribute__((visibility("default")))
+
+/* The loop through its pointer, with the coefficients of the first step; `anew`: with those of every step. */
+static int loop(int anew, size_t calls, double step, size_t n, float *p, const float *g, float *m, float *v)
+{
+    const fastopt_entry *entry = &fastopt_active_set()->entries[FASTOPT_F32][RULE_adam];
+    double hyper[FASTOPT_MAX_HYPERS] = {step, HYPERS};
+    void *const state[FASTOPT_MAX_STATES] = {m, v};
+    fastopt_plan plan = {(void (*)(void))entry->run, {0.0}};
+    int error = entry->prepare(hyper, 0, state, plan.coefficients);
+
+    for (size_t i = 0; i < calls; i++) {
+        if (anew) {
+            hyper[0] = step++;
+            error |= entry->prepare(hyper, 0, state, plan.coefficients);
+        }
+        fastopt_call(&plan, n, p, g, state, 0);
+    }
+    return error;
+}
+
+VISIBLE int kernel(size_t calls, double step, size_t n, float *p, const float *g, float *m, float *v)
+{
+    return loop(0, calls, step, n, p, g, m, v);
+}
+
+VISIBLE int coefficients(size_t calls, double step, size_t n, float *p, const float *g, float *m, float *v)
+{
+    return loop(1, calls, step, n, p, g, m, v);
+}
+
+VISIBLE int function(size_t calls, double step, size_t n, float *p, const float *g, float *m, float *v)
+{
+    int error = 0;
+    for (size_t i = 0; i < calls; i++)
+        error |= fastopt_adam_f32(n, p, g, m, v, NULL, step++, HYPERS, 0);
+    return error;
+}
+
+VISIBLE int model(size_t calls, double step, size_t n, float *p, const float *g, float *m, float *v)
+{
+    fastopt_tensor tensor = {n, p, (float *)(size_t)g, {m, v}, 0};
+    fastopt_group group = {fastopt_find_rule("adam"), FASTOPT_F32, 0, {step, HYPERS}, 1, &tensor, {NULL, {0.0}}};
+    fastopt_model all = {1, &group, 1.0, 0.0, 0, 0, 0.0};
+    int error = 0;
+
+    for (size_t i = 0; i < calls; i++) {
+        group.hyper[0] = step++;
+        error |= fastopt_step(&all);
+    }
+    return error;
+}
+
+#endif
