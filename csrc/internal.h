@@ -142,23 +142,31 @@ static inline double fastopt_signed_scale(double grad_scale, unsigned options)
     return options & FASTOPT_MAXIMIZE ? -grad_scale : grad_scale;
 }
 
+/* Two doubles in one vector register, where there are any. */
+typedef double fastopt_pair __attribute__((vector_size(16)));
+typedef int64_t fastopt_pair_mask __attribute__((vector_size(16)));
+
 /*
- * 1 - base^n for 0 <= base < 1 and a whole n >= 0, by squaring: multiplications alone, so that every machine gets the
- * same bits (libm's pow differs between machines). Where a bit of n is 0 the power is multiplied by 1, which changes
- * nothing; a branch there would be mispredicted at every other step. Once a factor that is still to come is below 2^-64,
- * so is the power, and the result is 1; going on would end in subnormal numbers, which are slow.
+ * 1 - base^n for two bases, 0 <= base < 1, and a whole n >= 0, by squaring: multiplications alone, so that every machine
+ * gets the same bits (libm's pow differs between machines). Where a bit of n is 0 the power is multiplied by 1, which
+ * changes nothing; a branch there would be mispredicted at every other step. Once a factor is below 2^-60 while bits are
+ * left, the power will be below it too, and the result is 1; so it may as well be 0, which keeps subnormal numbers, which
+ * are slow, from appearing: four squarings further on, where it is looked at again, nothing is below 2^-960.
  */
-static inline double fastopt_one_minus_power(double base, double n)
+static inline fastopt_pair fastopt_one_minus_powers(double base1, double base2, double n)
 {
-    double power = 1.0;
-    for (int64_t bits = (int64_t)n; bits; bits >>= 1) {
-        const double factors[] = {1.0, base};
-        if (base < 0x1p-64)
-            return 1.0;
-        power *= factors[bits & 1];
-        base *= base;
+    const fastopt_pair one = {1.0, 1.0};
+    fastopt_pair base = {base1, base2}, power = one;
+
+    for (int64_t bits = (int64_t)n; bits; bits >>= 4) {
+        base = (fastopt_pair)((fastopt_pair_mask)base & (base >= 0x1p-60));
+        for (int i = 0; i < 4; i++) {
+            const fastopt_pair factors[] = {one, base};
+            power *= factors[bits >> i & 1];
+            base *= base;
+        }
     }
-    return 1.0 - power;
+    return one - power;
 }
 
 #endif /* FASTOPT_INTERNAL_H */

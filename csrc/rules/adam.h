@@ -21,6 +21,7 @@ static int T(adam_prepare)(const void *hyper, unsigned options, void *const *sta
 {
     const struct hyper_adam *h = hyper;
     T(adam_coefficients) *c = coefficients;
+    const fastopt_pair rest = fastopt_one_minus_powers(h->beta1, h->beta2, h->step);
 
     (void)state;
     c->scale = (real)fastopt_signed_scale(h->grad_scale, options);
@@ -30,8 +31,8 @@ static int T(adam_prepare)(const void *hyper, unsigned options, void *const *sta
     c->rest1 = (real)(1.0 - h->beta1);
     c->beta2 = (real)h->beta2;
     c->rest2 = (real)(1.0 - h->beta2);
-    c->step_size = (real)(h->lr / fastopt_one_minus_power(h->beta1, h->step));
-    c->root = (real)(1.0 / sqrt(fastopt_one_minus_power(h->beta2, h->step)));
+    c->step_size = (real)(h->lr / rest[0]);
+    c->root = (real)(1.0 / sqrt(rest[1]));
     c->eps = (real)h->eps;
     return FASTOPT_OK;
 }
