@@ -78,15 +78,19 @@ static const fastopt_set *find_set(const char *name)
     return NULL;
 }
 
+/* Out of line, as it is needed once. */
+static __attribute__((noinline)) const fastopt_set *choose_set(void)
+{
+    const fastopt_set *set = find_set(getenv("FASTOPT_ISA"));
+
+    atomic_store_explicit(&active, set, memory_order_relaxed);
+    return set;
+}
+
 FASTOPT_INTERNAL const fastopt_set *fastopt_active_set(void)
 {
     const fastopt_set *set = atomic_load_explicit(&active, memory_order_relaxed);
-
-    if (!set) {
-        set = find_set(getenv("FASTOPT_ISA"));
-        atomic_store_explicit(&active, set, memory_order_relaxed);
-    }
-    return set;
+    return set ? set : choose_set();
 }
 
 const char *fastopt_isa(void)
@@ -198,7 +202,8 @@ static int in_range(int range, double x) /* every comparison with NaN is false *
     return x >= ranges[range].low && x <= ranges[range].high;
 }
 
-FASTOPT_INTERNAL int fastopt_check_hypers(int rule, int dtype, const double *hyper, unsigned options)
+FASTOPT_INTERNAL __attribute__((noinline))
+int fastopt_check_hypers(int rule, int dtype, const double *hyper, unsigned options)
 {
     if (rule < 0 || rule >= RULE_COUNT || (dtype != FASTOPT_F32 && dtype != FASTOPT_F64))
         return FASTOPT_ERR_RULE;
@@ -217,24 +222,63 @@ FASTOPT_INTERNAL int fastopt_check_hypers(int rule, int dtype, const double *hyp
 
 /* ---- One tensor. ---- */
 
-static int run_one(int rule, int dtype, size_t n, void *p, const void *g, void *const *state,
-                   const double *hyper, unsigned options)
+static inline uint64_t bits_of(double x)
+{
+    uint64_t bits;
+
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+/*
+ * Whether a hyperparameter is plainly in its range, for either type; where it is not, fastopt_check_hypers() decides. The
+ * bits of doubles >= 0 are in the order of their values, and those of NaN and of all with a sign come after them: one
+ * comparison of whole numbers.
+ */
+static inline __attribute__((always_inline)) int plainly_in_range(int range, double x)
+{
+    const uint64_t bits = bits_of(x);
+
+    switch (range) {
+    case COUNT: return bits - bits_of(1.0) <= bits_of(0x1p53) - bits_of(1.0) && x == (double)(int64_t)x;
+    case NON_NEGATIVE: return bits <= bits_of(FLT_MAX);
+    case BELOW_ONE: return bits <= bits_of(1.0 - FLT_EPSILON);
+    case UP_TO_ONE: return bits <= bits_of(1.0);
+    case FINITE: return (bits & INT64_MAX) <= bits_of(FLT_MAX);
+    default: return 0;
+    }
+}
+
+/*
+ * Inlined into every public function, and its prepare() too (flatten): with the rule and the type as constants little is
+ * left of the checks, and the hyperparameters go through memory less. prepare() is the same on all instruction sets.
+ */
+static inline __attribute__((always_inline))
+int run_one(fastopt_prepare *prepare, int rule, int dtype, size_t n, void *p, const void *g, void *const *state,
+            const double *hyper, unsigned options)
 {
     const fastopt_set *set = fastopt_active_set();
     double coefficients[sizeof(((fastopt_plan *)0)->coefficients) / sizeof(double)];
-    int error;
+    int plain = !(options & ~rules[rule].option_mask), error = FASTOPT_OK;
 
     if (!set)
         return FASTOPT_ERR_ISA;
-    error = fastopt_check_hypers(rule, dtype, hyper, options);
-    if (error)
-        return error;
+    for (int i = 0; plain && i < hyper_counts[rule]; i++)
+        plain = plainly_in_range(ranges_of[rule][i], hyper[i]);
+    if (!plain) {
+        double copy[FASTOPT_MAX_HYPERS]; /* so that the hyperparameters themselves need no address */
+        for (int i = 0; i < hyper_counts[rule]; i++)
+            copy[i] = hyper[i];
+        error = fastopt_check_hypers(rule, dtype, copy, options);
+        if (error)
+            return error;
+    }
     if (n && (!p || !g))
         return FASTOPT_ERR_BUFFER;
     for (int i = 0; i < rules[rule].required_states; i++)
         if (!state[i])
             return FASTOPT_ERR_BUFFER;
-    error = set->entries[dtype][rule].prepare(hyper, options, state, coefficients);
+    error = prepare(hyper, options, state, coefficients);
     if (!error)
         set->entries[dtype][rule].run(n, p, g, state, coefficients, options);
     return error;
@@ -246,19 +290,21 @@ static int run_one(int rule, int dtype, size_t n, void *p, const void *g, void *
 #define FASTOPT_DOUBLE(name) double name,
 #define FASTOPT_ITEM(name) name,
 #define FASTOPT_RULE(rule, required, states, hypers, options_taken) \
+    __attribute__((flatten)) \
     int fastopt_##rule##_f32(size_t n, float *p, const float *g, EACH(FASTOPT_FLOAT_BUFFER, states) \
                              EACH(FASTOPT_DOUBLE, hypers) unsigned options) \
     { \
         void *const state[FASTOPT_MAX_STATES] = {EACH(FASTOPT_ITEM, states)}; \
-        const double hyper[FASTOPT_MAX_HYPERS] = {EACH(FASTOPT_ITEM, hypers)}; \
-        return run_one(RULE_##rule, FASTOPT_F32, n, p, g, state, hyper, options); \
+        const double hyper[] = {EACH(FASTOPT_ITEM, hypers)}; \
+        return run_one(rule##_prepare_f32_baseline, RULE_##rule, FASTOPT_F32, n, p, g, state, hyper, options); \
     } \
+    __attribute__((flatten)) \
     int fastopt_##rule##_f64(size_t n, double *p, const double *g, EACH(FASTOPT_DOUBLE_BUFFER, states) \
                              EACH(FASTOPT_DOUBLE, hypers) unsigned options) \
     { \
         void *const state[FASTOPT_MAX_STATES] = {EACH(FASTOPT_ITEM, states)}; \
-        const double hyper[FASTOPT_MAX_HYPERS] = {EACH(FASTOPT_ITEM, hypers)}; \
-        return run_one(RULE_##rule, FASTOPT_F64, n, p, g, state, hyper, options); \
+        const double hyper[] = {EACH(FASTOPT_ITEM, hypers)}; \
+        return run_one(rule##_prepare_f64_baseline, RULE_##rule, FASTOPT_F64, n, p, g, state, hyper, options); \
     }
 #include "rules.def"
 #undef FASTOPT_RULE
