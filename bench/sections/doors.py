@@ -22,6 +22,7 @@ from settings import Settings
 
 import fastopt
 from fastopt import kernels, reference
+from fastopt.memory import zeros_like
 
 DOORS_C = Path(__file__).resolve().parent.parent / "doors.c"
 SIZE = 16
@@ -64,8 +65,10 @@ class Data:
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
-        self.start, self.g = (ordinary(rng, (SIZE,)) for _ in range(2))
-        self.p = self.start.copy()
+        self.start, grad = (ordinary(rng, (SIZE,)) for _ in range(2))
+        # On cache lines, as the states are: every run has the same alignment.
+        self.p, self.g = zeros_like([self.start, grad])
+        self.p[...], self.g[...] = self.start, grad
         self.opt = fastopt.Adam([self.p], lr=HYPERS[0])
         self.opt.bind([self.g])
         self.opt.step()
