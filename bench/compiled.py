@@ -58,8 +58,11 @@ def _compiled(source: str, name: str, arguments: Sequence[str]) -> Path:
     return library
 
 
+_FOLDERS = tempfile.TemporaryDirectory(prefix="fastopt-bench-")  # goes when the benchmark ends
+
+
 def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="fastopt-bench-"))
+    return Path(tempfile.mkdtemp(dir=_FOLDERS.name))
 
 
 def _run(command: Sequence[str]) -> None:

@@ -78,8 +78,7 @@ static const fastopt_set *find_set(const char *name)
     return NULL;
 }
 
-/* Out of line, as it is needed once. */
-static __attribute__((noinline)) const fastopt_set *choose_set(void)
+static __attribute__((noinline)) const fastopt_set *choose_set(void) /* once: not to be inlined into every call */
 {
     const fastopt_set *set = find_set(getenv("FASTOPT_ISA"));
 
@@ -155,15 +154,26 @@ FASTOPT_INTERNAL int fastopt_scale_index(int rule)
 
 typedef enum { COUNT, NON_NEGATIVE, BELOW_ONE, UP_TO_ONE, FINITE } fastopt_range;
 
+static const char *const range_words[] = {
+    [COUNT] = "a whole number from 1 to 2**53",
+    [NON_NEGATIVE] = "a finite number >= 0",
+    [BELOW_ONE] = "a number in [0, 1)",
+    [UP_TO_ONE] = "a number in [0, 1]",
+    [FINITE] = "a finite number",
+};
+
+/*
+ * Both ends included. For float a number has to stay in its range when it is rounded; so the largest ones are those just
+ * below the middle between the largest float in the range and the next, from where on rounding goes up.
+ */
 static const struct {
-    const char *words;
-    double low, high; /* both included */
-} ranges[] = {
-    [COUNT] = {"a whole number from 1 to 2**53", 1.0, 9007199254740992.0},
-    [NON_NEGATIVE] = {"a finite number >= 0", 0.0, DBL_MAX},
-    [BELOW_ONE] = {"a number in [0, 1)", 0.0, 1.0 - DBL_EPSILON / 2},
-    [UP_TO_ONE] = {"a number in [0, 1]", 0.0, 1.0},
-    [FINITE] = {"a finite number", -DBL_MAX, DBL_MAX},
+    double low, high;
+} bounds[][2] = {
+    [COUNT] = {[FASTOPT_F32] = {1.0, 0x1p53}, [FASTOPT_F64] = {1.0, 0x1p53}},
+    [NON_NEGATIVE] = {[FASTOPT_F32] = {0.0, 0x1.fffffefffffffp127}, [FASTOPT_F64] = {0.0, DBL_MAX}},
+    [BELOW_ONE] = {[FASTOPT_F32] = {0.0, 0x1.fffffefffffffp-1}, [FASTOPT_F64] = {0.0, 0x1.fffffffffffffp-1}},
+    [UP_TO_ONE] = {[FASTOPT_F32] = {0.0, 1.0}, [FASTOPT_F64] = {0.0, 1.0}},
+    [FINITE] = {[FASTOPT_F32] = {-0x1.fffffefffffffp127, 0x1.fffffefffffffp127}, [FASTOPT_F64] = {-DBL_MAX, DBL_MAX}},
 };
 
 /* The range of each hyperparameter: by its name, and for each rule in the order of its table. */
@@ -193,65 +203,39 @@ const char *fastopt_hyper_range(const char *name)
 {
     for (int i = 0; name && i < (int)(sizeof hypers / sizeof *hypers); i++)
         if (!strcmp(hypers[i].name, name))
-            return ranges[hypers[i].range].words;
+            return range_words[hypers[i].range];
     return NULL;
 }
 
-static int in_range(int range, double x) /* every comparison with NaN is false */
+/* Inlined where rule and type are constants, so that little is left of it. Every comparison with NaN is false. */
+static inline __attribute__((always_inline))
+int check_hypers(int rule, int dtype, const double *hyper, unsigned options)
 {
-    return x >= ranges[range].low && x <= ranges[range].high;
-}
-
-FASTOPT_INTERNAL __attribute__((noinline))
-int fastopt_check_hypers(int rule, int dtype, const double *hyper, unsigned options)
-{
-    if (rule < 0 || rule >= RULE_COUNT || (dtype != FASTOPT_F32 && dtype != FASTOPT_F64))
-        return FASTOPT_ERR_RULE;
     if (options & ~rules[rule].option_mask)
         return FASTOPT_ERR_OPTION;
     for (int i = 0; i < hyper_counts[rule]; i++) {
         const int range = ranges_of[rule][i];
-        const double rounded = dtype == FASTOPT_F32 ? (double)(float)hyper[i] : hyper[i];
+        const double x = hyper[i];
 
-        if (!in_range(range, hyper[i]) || !in_range(range, rounded) ||
-            (range == COUNT && hyper[i] != (double)(int64_t)hyper[i]))
+        if (!(x >= bounds[range][dtype].low && x <= bounds[range][dtype].high) ||
+            (range == COUNT && x != (double)(int64_t)x))
             return FASTOPT_ERR_HYPER - i;
     }
     return FASTOPT_OK;
 }
 
+FASTOPT_INTERNAL int fastopt_check_hypers(int rule, int dtype, const double *hyper, unsigned options)
+{
+    if (rule < 0 || rule >= RULE_COUNT || (dtype != FASTOPT_F32 && dtype != FASTOPT_F64))
+        return FASTOPT_ERR_RULE;
+    return check_hypers(rule, dtype, hyper, options);
+}
+
 /* ---- One tensor. ---- */
 
-static inline uint64_t bits_of(double x)
-{
-    uint64_t bits;
-
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
 /*
- * Whether a hyperparameter is plainly in its range, for either type; where it is not, fastopt_check_hypers() decides. The
- * bits of doubles >= 0 are in the order of their values, and those of NaN and of all with a sign come after them: one
- * comparison of whole numbers.
- */
-static inline __attribute__((always_inline)) int plainly_in_range(int range, double x)
-{
-    const uint64_t bits = bits_of(x);
-
-    switch (range) {
-    case COUNT: return bits - bits_of(1.0) <= bits_of(0x1p53) - bits_of(1.0) && x == (double)(int64_t)x;
-    case NON_NEGATIVE: return bits <= bits_of(FLT_MAX);
-    case BELOW_ONE: return bits <= bits_of(1.0 - FLT_EPSILON);
-    case UP_TO_ONE: return bits <= bits_of(1.0);
-    case FINITE: return (bits & INT64_MAX) <= bits_of(FLT_MAX);
-    default: return 0;
-    }
-}
-
-/*
- * Inlined into every public function, and its prepare() too (flatten): with the rule and the type as constants little is
- * left of the checks, and the hyperparameters go through memory less. prepare() is the same on all instruction sets.
+ * Inlined into every public function, and prepare() with it (flatten), which is the same on all instruction sets: a call
+ * on few elements costs little more than the loop.
  */
 static inline __attribute__((always_inline))
 int run_one(fastopt_prepare *prepare, int rule, int dtype, size_t n, void *p, const void *g, void *const *state,
@@ -259,20 +243,13 @@ int run_one(fastopt_prepare *prepare, int rule, int dtype, size_t n, void *p, co
 {
     const fastopt_set *set = fastopt_active_set();
     double coefficients[sizeof(((fastopt_plan *)0)->coefficients) / sizeof(double)];
-    int plain = !(options & ~rules[rule].option_mask), error = FASTOPT_OK;
+    int error;
 
     if (!set)
         return FASTOPT_ERR_ISA;
-    for (int i = 0; plain && i < hyper_counts[rule]; i++)
-        plain = plainly_in_range(ranges_of[rule][i], hyper[i]);
-    if (!plain) {
-        double copy[FASTOPT_MAX_HYPERS]; /* so that the hyperparameters themselves need no address */
-        for (int i = 0; i < hyper_counts[rule]; i++)
-            copy[i] = hyper[i];
-        error = fastopt_check_hypers(rule, dtype, copy, options);
-        if (error)
-            return error;
-    }
+    error = check_hypers(rule, dtype, hyper, options);
+    if (error)
+        return error;
     if (n && (!p || !g))
         return FASTOPT_ERR_BUFFER;
     for (int i = 0; i < rules[rule].required_states; i++)
