@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
 import numpy as np
 
+from fastopt import checkpoint
 from fastopt._core import RULES, pair
 from fastopt.engine import Engine
 from fastopt.memory import zeros_like
@@ -29,6 +31,19 @@ _TORCH_ONLY = frozenset(
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _uninterrupted(change: Callable[[], None]) -> None:
+    """Runs a change to its end, Ctrl-C or not; it cannot fail, and may begin again from its start."""
+    interrupt = None
+    while True:
+        try:
+            change()
+            break
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 # ---- Hyperparameters. ----
@@ -342,6 +357,11 @@ class Optimizer(Engine):
             `{"state": {0: {"step": int, "exp_avg": array, ...}, ...}, "param_groups": [{"lr": ...,
             "params": [0, ...]}, ...]}`: arrays of the parameters' shapes and dtypes, numbers, bools and tuples.
 
+        Raises
+        ------
+        RuntimeError
+            If another thread is in `step` of this optimizer: there is no state between two steps to copy.
+
         Notes
         -----
         The namesake in torch.optim loads it once every array is a tensor (`torch.from_numpy`); `load_state_dict` takes
@@ -354,17 +374,29 @@ class Optimizer(Engine):
         >>> sorted(opt.state_dict()["state"][0])
         ['exp_avg', 'exp_avg_sq', 'step']
         """
-        state = {
-            i: {name: value.copy() if name != "step" else value for name, value in self._state_of(i, steps).items()}
-            for i, steps in enumerate(self._steps())
-        }
+        self._hold()
+        try:
+            return {
+                "state": {
+                    i: {
+                        name: value if name == "step" else value.copy()
+                        for name, value in self._state_of(i, steps).items()
+                    }
+                    for i, steps in enumerate(self._steps())
+                },
+                "param_groups": self._saved_groups(),
+            }
+        finally:
+            self._release()
+
+    def _saved_groups(self) -> list[dict[str, Any]]:
         groups = []
         for group, structure in zip(self.param_groups, self._structures, strict=True):
             saved = {**group._values, "params": list(group._tensors)}
             if structure.keys is not None:
                 saved["param_names"] = list(structure.keys)
             groups.append(saved)
-        return {"state": state, "param_groups": groups}
+        return groups
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from a `state_dict()`, one of this class or of its namesake in torch.optim.
@@ -388,10 +420,14 @@ class Optimizer(Engine):
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must be a mapping, got {type(state_dict).__name__}")
         same_keys("state_dict", state_dict, ["state", "param_groups"])
+        self._load(state_dict, [])
+
+    def _load(self, state_dict: Mapping[str, Any], params: Sequence[Array]) -> None:
+        """Takes over a state, and parameters if there are any, once all is checked."""
         ids, changes = self._read_groups(state_dict["param_groups"])
         loaded = self._read_state(state_dict["state"], ids, [values for _, values in changes])
-        self._hold()
-        try:
+
+        def take_over() -> None:
             self._set(changes, making=True)
             for i, (_, arrays) in enumerate(loaded):
                 values = changes[self._group_of(i)][1]
@@ -399,8 +435,122 @@ class Optimizer(Engine):
                     if buffer is not None:
                         buffer[...] = self._initial(values) if array is None else array
             self._set_steps({i: steps for i, (steps, _) in enumerate(loaded)})
+            for param, array in zip(self.params, params, strict=False):
+                param[...] = array
+
+        self._hold()
+        try:
+            _uninterrupted(take_over)
         finally:
             self._release()
+
+    def save(self, path: str | os.PathLike[str], *, params: bool = False) -> None:
+        """Write a checkpoint: state, step numbers and hyperparameters, for `load`.
+
+        It is written to a temporary file in the same folder, synced to the disk and renamed: whatever happens at
+        whatever moment, `path` is the old file or the new one, whole. (A process that is killed may leave a file
+        `.NAME.*.tmp` behind, which can be deleted.)
+
+        Parameters
+        ----------
+        path : str or path-like
+            Of the file, which is replaced if it is there. A name that ends in `.npz` suits it.
+        params : bool
+            Save the parameters too.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; an old one is as it was.
+        RuntimeError
+            If another thread is in `step` of this optimizer, and inside NAG's `lookahead()` block.
+
+        Notes
+        -----
+        The format is NumPy's .npz: NumPy alone writes and reads it, many other tools read it, and nothing in it is
+        executed. `numpy.load(path)` shows arrays `state/0/exp_avg`, `params/0` and so on, by the position of the
+        parameter, and the rest as JSON under `fastopt.json`. The archive's comment holds the SHA-256 digest of what
+        comes before, so that no damage goes unnoticed. Bits are kept: training goes on as if it had never stopped. The
+        keys of a mapping are kept, and compared when it is loaded, if all of a group's are whole numbers or strings of
+        at most 1000 characters.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> w, grad = np.array([1.0, -2.0]), np.array([0.5, 0.5])
+        >>> opt = fastopt.Adam(w)
+        >>> opt.step(grad)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "checkpoint.npz")
+        ...     opt.save(path, params=True)
+        ...     other = fastopt.Adam(np.zeros(2), lr=0.1)
+        ...     other.load(path, params=True)
+        >>> other.lr, other.state[0]["step"]
+        (0.001, 1)
+        >>> other.params[0]
+        array([ 0.999, -2.001])
+        """
+        self._hold()
+        try:
+            steps = self._steps()
+            arrays = {
+                f"state/{i}/{name}": value
+                for i in range(len(steps))
+                for name, value in self._state_of(i, steps[i]).items()
+                if name != "step"
+            }
+            if params:
+                arrays.update((f"params/{i}", array) for i, array in enumerate(self.params))
+            groups = self._saved_groups()
+            for group in groups:
+                if not all(checkpoint.is_kept(key) for key in group.get("param_names", ())):
+                    del group["param_names"]
+            checkpoint.write(path, {"rule": self.rule, "steps": steps, "param_groups": groups}, arrays)
+        finally:
+            self._release()
+
+    def load(self, path: str | os.PathLike[str], *, params: bool = False) -> None:
+        """Continue from a checkpoint that `save` wrote for an optimizer of this class with parameters of these shapes.
+
+        Everything is read and checked before anything is replaced.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Of the file.
+        params : bool
+            Restore the parameters too, in place. The file must have been saved with them.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        ValueError
+            If it is damaged, cut short, no checkpoint at all, or one that does not fit this optimizer; the message
+            names the file and what is wrong with it. Nothing was replaced, and whatever the file says, no more memory
+            was used than a checkpoint of this optimizer needs.
+        RuntimeError
+            If another thread is in `step` of this optimizer; nothing was replaced.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile(suffix=".npz") as file:
+        ...     fastopt.SGD(np.ones(2), lr=0.5).save(file.name)
+        ...     opt = fastopt.SGD(np.ones(2))
+        ...     opt.load(file.name)
+        >>> opt.lr
+        0.5
+        """
+        header, states, arrays = checkpoint.read(path, self.rule, RULES[self.rule].states, self.params, params)
+        state = {i: {"step": header["steps"][i], **buffers} for i, buffers in enumerate(states)}
+        try:
+            for i, array in enumerate(self.params):
+                if params and not array.flags.writeable:
+                    raise ValueError(f"parameter {i} has become read-only")
+            self._load({"state": state, "param_groups": header["param_groups"]}, arrays)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{os.fspath(path)} cannot be loaded: {error}") from error
 
     def _group_of(self, i: int) -> int:
         return next(group._index for group in self.param_groups if i in group._tensors)
@@ -751,7 +901,7 @@ class NAG(Optimizer):
         if any(group["at_lookahead"] for group in self.param_groups):
             raise RuntimeError("with at_lookahead=True the arrays are at the look-ahead point already")
         saved = [array.copy() for array in self.params]
-        self._hold("step() and load_state_dict() belong after the lookahead() block, which puts the arrays back")
+        self._hold("step(), saving and loading belong after the lookahead() block, which puts the arrays back")
         self._ahead = True
         try:
             for group in self.param_groups:
