@@ -62,6 +62,44 @@ FASTOPT_INTERNAL void fastopt_run_pieces(fastopt_task *task, void *context, size
 #define RELAX() ((void)0)
 #endif
 
+/*
+ * How a thread's floating-point unit rounds and what it makes of subnormal numbers. Workers take over what their caller
+ * has set, so that a step's bits do not depend on who does which piece; they would else keep what was set when they began.
+ */
+#if defined(__SSE2__)
+static unsigned fp_mode(void)
+{
+    return __builtin_ia32_stmxcsr();
+}
+
+static void set_fp_mode(unsigned mode)
+{
+    __builtin_ia32_ldmxcsr(mode);
+}
+#elif defined(__aarch64__) && defined(__GNUC__)
+static unsigned fp_mode(void)
+{
+    uint64_t mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    return (unsigned)mode;
+}
+
+static void set_fp_mode(unsigned mode)
+{
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)mode));
+}
+#else
+static unsigned fp_mode(void)
+{
+    return 0;
+}
+
+static void set_fp_mode(unsigned mode)
+{
+    (void)mode;
+}
+#endif
+
 /* Looks before a thread goes to sleep: 3 to 10 microseconds. */
 enum { LOOKS = 200 };
 
@@ -73,6 +111,7 @@ static struct {
     fastopt_task *task;
     void *context;
     size_t pieces;
+    unsigned mode; /* of the caller's floating-point unit */
     /* Each in a cache line of its own: all threads write to them at once. */
     _Alignas(64) atomic_size_t next; /* piece */
     _Alignas(64) atomic_uint state;
@@ -143,6 +182,7 @@ static void *worker(void *unused)
     (void)unused;
     while (!atomic_load(&pool.stopping)) {
         if (enter()) {
+            set_fp_mode(pool.mode);
             work();
             leave();
         } else {
@@ -254,6 +294,7 @@ FASTOPT_INTERNAL void fastopt_run_pieces(fastopt_task *task, void *context, size
     pool.task = task;
     pool.context = context;
     pool.pieces = pieces;
+    pool.mode = fp_mode();
     atomic_store(&pool.next, 0);
     atomic_store(&pool.state, (unsigned)helpers * PLACE);
     wake_workers(helpers);

@@ -1,0 +1,187 @@
+"""Numbers at the edge: the largest step counts, betas next to 1, nothing to divide by, hosts that round otherwise."""
+
+import itertools
+import platform
+
+import numpy as np
+import pytest
+from commands import compiler
+from commands import run_well as run
+from common import DTYPES, VARIANTS, assert_same_bits, random_tensor
+from test_embedding import CSRC, STRICT, build_core
+
+from fastopt import kernels
+from fastopt._core import RULES
+
+N = 37
+COUNTING = [rule for rule in RULES if "step" in RULES[rule].hypers]
+
+# The largest doubles in each range, also when they are rounded: just below the middle of two floats.
+LARGEST = {
+    np.float32: {"lr": float.fromhex("0x1.fffffefffffffp127"), "betas": float.fromhex("0x1.fffffefffffffp-1")},
+    np.float64: {"lr": np.finfo(np.float64).max, "betas": float(np.nextafter(1.0, 0.0))},
+}
+
+
+def both(variant, dtype, arguments, p, grads, states):
+    """Steps of kernel and reference from the same start; the bits must be the same."""
+    found, expected = ([p.copy(), [state.copy() for state in states]] for _ in range(2))
+    with np.errstate(all="ignore"):
+        for step, g in enumerate(grads, start=arguments.get("step", 1)):
+            given = {**arguments, **({"step": step} if "step" in arguments else {})}
+            variant.kernel(found[0], g, found[1], given)
+            variant.reference(expected[0], g, expected[1], given)
+    for a, b in zip([found[0], *found[1]], [expected[0], *expected[1]], strict=True):
+        assert_same_bits(a, b, str(variant))
+    return found
+
+
+def arguments_of(variant, rng, **changes):
+    arguments = variant.draw(rng, 1)
+    return {**arguments, **{name: value for name, value in changes.items() if name in arguments}}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variant", [each for each in VARIANTS if each.rule in COUNTING], ids=str)
+def test_step_counts_to_the_end(variant, dtype):
+    rng = np.random.default_rng(0)
+    for step in (1, 2, 2**31, 2**32 + 1, 2**53 - 1, 2**53):
+        p, g, *states = (random_tensor(rng, N, dtype) for _ in range(2 + len(variant.states)))
+        states = [np.abs(state) for state in states]
+        both(variant, dtype, arguments_of(variant, rng, step=step), p, [g], states)
+
+
+@pytest.mark.parametrize("rule", COUNTING)
+def test_there_is_no_step_after_the_last(rule):
+    arrays = [np.ones(3) for _ in range(2 + RULES[rule].required_states)]
+    for step in (2**53 + 2, 2.0**60, 0, -1, 1.5):
+        with pytest.raises(ValueError, match=r"step must be a whole number from 1 to 2\*\*53, got"):
+            getattr(kernels, rule)(*arrays, step=step)
+    assert all((array == 1).all() for array in arrays)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_betas_next_to_1_and_lr_0_and_the_largest(variant, dtype):
+    rng = np.random.default_rng(1)
+    p, g, *states = (random_tensor(rng, N, dtype) for _ in range(2 + len(variant.states)))
+    states, last = [np.abs(state) for state in states], LARGEST[dtype]["betas"]
+    for lr, most in itertools.product((0.0, 1e-3, LARGEST[dtype]["lr"]), (0.0, last)):
+        pair = (most, most)
+        changes = {"lr": lr, "betas": pair, "rho": most, "alpha": most, "weight_decay": 0.0, "step": 3}
+        if "momentum_buffer" in variant.states and not variant.options.get("nesterov"):
+            changes["momentum"] = most
+        found, _ = both(variant, dtype, arguments_of(variant, rng, **changes), p, [g, -g], states)
+        if lr == 0.0 and variant.rule not in ("momentum", "nag"):  # whose velocity goes on
+            assert_same_bits(found, p, "lr 0 leaves the parameters alone")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_largest_are_the_largest(dtype):
+    """One bit more and they would leave their range when they are rounded."""
+    arrays = [np.ones(3, dtype) for _ in range(4)]
+    for name, value in LARGEST[dtype].items():
+        more = float(np.nextafter(value, np.inf)) if value < np.finfo(np.float64).max else float("inf")
+        for given, works in ((value, True), (more, False)):
+            hypers = {name: (given, 0.9) if name == "betas" else given}
+            if works:
+                with np.errstate(all="ignore"):
+                    kernels.adam(*arrays, step=1, **hypers)
+            else:
+                with pytest.raises(ValueError, match=r"lr must be a finite|betas\[0\] must be a number in"):
+                    kernels.adam(*arrays, step=1, **hypers)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_subnormal_numbers(variant, dtype):
+    rng, tiny = np.random.default_rng(2), np.finfo(dtype).smallest_subnormal
+    p, g, *states = ((rng.integers(1, 1000, N) * tiny).astype(dtype) for _ in range(2 + len(variant.states)))
+    found, states = both(variant, dtype, arguments_of(variant, rng, weight_decay=0.5), p, [g, g, -g], states)
+    assert any((np.abs(array[array != 0]) < np.finfo(dtype).tiny).any() for array in (found, *states))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variant", [each for each in VARIANTS if "eps" in RULES[each.rule].hypers], ids=str)
+def test_nothing_to_divide_by(variant, dtype):
+    """eps 0 where all gradients were zero: 0/0 is NaN, as IEEE 754 and the docs have it; and 0 where eps is not."""
+    p, g, *states = (np.zeros(N, dtype) for _ in range(2 + len(variant.states)))
+    p[:] = 1
+    rng = np.random.default_rng(3)
+    changes = {"weight_decay": 0.0, "step": 1, "momentum": 0.5 if "momentum_buffer" in variant.states else 0.0}
+    found, _ = both(variant, dtype, arguments_of(variant, rng, eps=0.0, **changes), p, [g], states)
+    assert np.isnan(found).all()
+    found, _ = both(variant, dtype, arguments_of(variant, rng, eps=1e-8, **changes), p, [g], states)
+    assert_same_bits(found, p)
+
+
+# ---- A host that has set another mode. ----
+
+# Sets every mode in turn and steps with several threads, which begin in the first of them. It says what differs: the mode
+# after a call from that before it, and the bits of several threads from those of one.
+MODES = r"""
+#include "fastopt.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { N = 1500000 };
+static float p[2][N], g[N], m[2][N], v[2][N];
+
+#if defined(__SSE2__)
+static unsigned mode(void) { return __builtin_ia32_stmxcsr() & 0xffc0u; }
+static void set(unsigned x) { __builtin_ia32_ldmxcsr(x); }
+static const unsigned modes[] = {0x9fc0, 0x1f80, 0x3f80, 0x5f80, 0x7f80, 0x1f80}; /* flush to zero, nearest, others */
+#else
+static unsigned mode(void) { unsigned long long x; __asm__ volatile("mrs %0, fpcr" : "=r"(x)); return (unsigned)x; }
+static void set(unsigned x) { __asm__ volatile("msr fpcr, %0" : : "r"((unsigned long long)x)); }
+static const unsigned modes[] = {1u << 24, 0, 1u << 22, 2u << 22, 3u << 22, 0};
+#endif
+
+int main(void)
+{
+    static unsigned char first[sizeof p[0]];
+    for (size_t k = 0; k < sizeof modes / sizeof *modes; k++) {
+        for (size_t i = 0; i < N; i++) {
+            g[i] = (float)(i % 1999) * 1e-42f + (i % 3 ? 0.0f : 0.1f);
+            p[0][i] = p[1][i] = (float)(i % 1009) * 1e-41f;
+            m[0][i] = m[1][i] = v[0][i] = v[1][i] = (float)(i % 997) * 1e-43f;
+        }
+        for (int turn = 0; turn < 2; turn++) { /* several threads, then one */
+            fastopt_tensor tensor = {.n = N, .p = p[turn], .g = g, .state = {m[turn], v[turn]}};
+            fastopt_group group = {.hyper = {1, 1e-3, 0.9, 0.999, 1e-8, 0, 1}, .count = 1, .tensors = &tensor};
+            fastopt_model model = {.count = 1, .groups = &group, .grad_scale = 1, .threads = turn ? 1 : 4};
+            int error;
+            group.rule = fastopt_find_rule("adam");
+            set(modes[k]);
+            error = fastopt_step(&model);
+            error |= fastopt_adam_f32(1, p[turn], g, m[turn], v[turn], NULL, 2, 1, 0, 0, 0, 0, 1, 0);
+            if (error || mode() != modes[k])
+                printf("mode %x: error %d, left as %x\n", modes[k], error, mode());
+            set(modes[1]);
+        }
+        if (memcmp(p[0], p[1], sizeof p[0]) || memcmp(m[0], m[1], sizeof m[0]) || memcmp(v[0], v[1], sizeof v[0]))
+            printf("mode %x: the bits depend on the threads\n", modes[k]);
+        if (k == 1)
+            memcpy(first, m[0], sizeof first);
+        if (k == 0 || k == 2) /* that the modes make a difference at all */
+            printf("%d ", k && memcmp(first, m[0], sizeof first) != 0);
+    }
+    if (memcmp(first, m[0], sizeof first))
+        printf("the mode of nearest is not what it was");
+    return 0;
+}
+"""
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64", "aarch64", "arm64"),
+    reason="sets the floating-point mode of x86-64 and arm64: run it there",
+)
+@pytest.mark.parametrize("name", ["gcc", "clang"])
+def test_another_mode_is_left_as_it_was_and_the_same_in_all_threads(name, tmp_path):
+    cc = compiler(name)
+    objects = build_core(cc, ["-O3"], tmp_path)
+    (tmp_path / "modes.c").write_text(MODES, encoding="utf-8")
+    run(cc, "-O1", "-std=gnu11", *STRICT, "-I", CSRC, "modes.c", *objects, "-pthread", "-o", "modes", cwd=tmp_path)
+    assert run(tmp_path / "modes") == "0 1 "
