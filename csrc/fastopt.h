@@ -26,7 +26,9 @@
  *             each is rounded once to the type of the buffers, and the loops run + - * / and sqrt alone,
  *             without contraction. So the same inputs give the same output bits on every instruction
  *             set and architecture (the payload and sign of a NaN excepted), as long as the caller runs
- *             with IEEE 754's default rounding and without flush-to-zero.
+ *             with IEEE 754's default rounding and without flush-to-zero. Under another mode, workers
+ *             take over the caller's, so that threads still change nothing; the mode is left as it was.
+ *             Nothing is done about 0/0: eps = 0 where all gradients have been zero gives NaN.
  * Gradients   Every rule first forms  g' = s*g + weight_decay*p  with s = grad_scale, or -grad_scale
  *             under FASTOPT_MAXIMIZE, and writes g for this g' in its formula. (AdamW keeps its weight
  *             decay out of g'.) grad_scale = 1 leaves the gradient as it is.

@@ -117,8 +117,8 @@ def test_nothing_to_divide_by(variant, dtype):
 
 # ---- A host that has set another mode. ----
 
-# Sets every mode in turn and steps with several threads, which begin in the first of them. It says what differs: the mode
-# after a call from that before it, and the bits of several threads from those of one.
+# Sets every mode in turn and steps with several threads, which begin in the first of them. It says what differs: the
+# mode after a call from that before it, and the bits of several threads from those of one.
 MODES = r"""
 #include "fastopt.h"
 #include <stdio.h>
