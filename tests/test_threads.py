@@ -246,11 +246,11 @@ def child_steps(step, p, expected):
 
 
 def wait_for(child, seconds=30):
-    for _ in range(seconds * 100):
+    for _ in range(seconds * 1000):
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return status
-        time.sleep(0.01)
+        time.sleep(0.001)
     os.kill(child, 9)
     os.waitpid(child, 0)
     raise AssertionError("the child hangs")
@@ -279,6 +279,9 @@ assert p.tobytes() == t.after_steps(1)
         assert [wait_for(child) for child in children] == [0, 0, 0]
 
 
+FORKS = 500
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_fork_while_another_thread_steps():
     """The child steps another optimizer: the pool that a thread had which is not there any more is free."""
@@ -295,7 +298,7 @@ def test_fork_while_another_thread_steps():
     thread = threading.Thread(target=step_on)
     thread.start()
     try:
-        for _ in range(20):
+        for _ in range(FORKS):
             assert wait_for(child_steps(lambda: other.step(slope), mine, expected)) == 0
     finally:
         stop.set()
