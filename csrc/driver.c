@@ -33,11 +33,33 @@ static size_t size_of(int dtype)
 
 /* ---- Checks and coefficients. ---- */
 
+/* The tensor whose buffers say which ones the group has: the first that has elements, or the first of all. */
+static const fastopt_tensor *pattern_of(const fastopt_group *group)
+{
+    for (size_t i = 0; i < group->count; i++)
+        if (group->tensors[i].n)
+            return &group->tensors[i];
+    return group->tensors;
+}
+
+/* Whether every tensor that has elements has the buffers that the pattern has, and those that the rule needs. */
+static int check_states(const fastopt_group *group, const fastopt_tensor *pattern, int required)
+{
+    for (size_t i = 0; i < group->count; i++)
+        for (int j = 0; group->tensors[i].n && j < FASTOPT_MAX_STATES; j++) {
+            const int there = group->tensors[i].state[j] != NULL;
+            if (there != (pattern->state[j] != NULL) || (!there && j < required))
+                return FASTOPT_ERR_BUFFER;
+        }
+    return FASTOPT_OK;
+}
+
 /* Everything but g and p. Leaves the loop and the coefficients of a step with so many times the gradient in the plan. */
 static int plan_group(const fastopt_set *set, fastopt_group *group, double factor, int check)
 {
     const fastopt_rule_info *info = fastopt_rule(group->rule);
     const fastopt_entry *entry;
+    const fastopt_tensor *pattern;
     double hyper[FASTOPT_MAX_HYPERS];
     int error;
 
@@ -48,12 +70,14 @@ static int plan_group(const fastopt_set *set, fastopt_group *group, double facto
     error = check ? fastopt_check_hypers(group->rule, group->dtype, hyper, group->options) : FASTOPT_OK;
     if (error || !group->count)
         return error;
-    for (int i = 0; i < info->required_states; i++)
-        if (!group->tensors[0].state[i])
-            return FASTOPT_ERR_BUFFER;
+    pattern = pattern_of(group);
+    error = check ? check_states(group, pattern, info->required_states) : FASTOPT_OK;
+    if (error)
+        return error;
     entry = &set->entries[group->dtype][group->rule];
     group->plan.run = (void (*)(void))entry->run;
-    return entry->prepare(hyper, group->options, group->tensors[0].state, group->plan.coefficients);
+    error = entry->prepare(hyper, group->options, pattern->state, group->plan.coefficients);
+    return error == FASTOPT_ERR_BUFFER && !pattern->n ? FASTOPT_OK : error; /* where there is nothing to step */
 }
 
 int fastopt_check(fastopt_group *group)
@@ -95,16 +119,12 @@ static int check_step(const fastopt_set *set, fastopt_model *model, extent *all)
 
         error = plan_group(set, group, model->grad_scale, 1);
         for (size_t i = 0; !error && i < group->count; i++) {
-            const fastopt_tensor *tensor = &group->tensors[i], *first = group->tensors;
-            if (tensor->n && !tensor->p)
+            if (group->tensors[i].n && !group->tensors[i].p)
                 error = FASTOPT_ERR_BUFFER;
-            for (int j = 0; j < FASTOPT_MAX_STATES; j++)
-                if (!tensor->state[j] != !first->state[j])
-                    error = FASTOPT_ERR_BUFFER;
-            elements += tensor->n;
+            elements += group->tensors[i].n;
         }
         for (int j = 0; j < FASTOPT_MAX_STATES; j++)
-            buffers += group->count && group->tensors[0].state[j];
+            buffers += elements && pattern_of(group)->state[j];
         all->bytes += elements * buffers * size_of(group->dtype);
     }
     return error;
@@ -145,10 +165,13 @@ static void for_parts(const fastopt_model *model, size_t begin, size_t end, size
 {
     for (size_t k = 0; k < model->count; k++) {
         const fastopt_group *group = &model->groups[k];
-        const fastopt_tensor *last = group->tensors + group->count - 1;
+        const fastopt_tensor *last;
         size_t unit;
 
-        if (!group->count || last->first + last->n <= begin)
+        if (!group->count)
+            continue;
+        last = &group->tensors[group->count - 1];
+        if (last->first + last->n <= begin)
             continue;
         unit = group->dtype == FASTOPT_F32 ? bytes / sizeof(float) : bytes / sizeof(double);
         unit = unit ? unit : 1;

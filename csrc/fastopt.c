@@ -253,9 +253,11 @@ int run_one(fastopt_prepare *prepare, int rule, int dtype, size_t n, void *p, co
     if (n && (!p || !g))
         return FASTOPT_ERR_BUFFER;
     for (int i = 0; i < rules[rule].required_states; i++)
-        if (!state[i])
+        if (n && !state[i])
             return FASTOPT_ERR_BUFFER;
     error = prepare(hyper, options, state, coefficients);
+    if (error == FASTOPT_ERR_BUFFER && !n)
+        return FASTOPT_OK;
     if (!error)
         set->entries[dtype][rule].run(n, p, g, state, coefficients, options);
     return error;

@@ -19,7 +19,7 @@
  * Buffers     Each holds `n` elements, aligned to their own size; no larger alignment is needed. They
  *             must not overlap (two of them overlapping is undefined behaviour: the loops are compiled
  *             under `restrict`). State buffers start at zero unless a rule says otherwise. Those marked
- *             "or NULL" belong to an option and may be NULL to leave it off.
+ *             "or NULL" belong to an option and may be NULL to leave it off. Where n is 0 all may be NULL.
  * Splitting   A rule works element by element, so a caller may cut one tensor into ranges and give each
  *             to a thread of its own, in any order. Ranges and alignment never change a result.
  * Numerics    Hyperparameters are double. The coefficients of a step are computed from them in double,
@@ -33,12 +33,14 @@
  *             under FASTOPT_MAXIMIZE, and writes g for this g' in its formula. (AdamW keeps its weight
  *             decay out of g'.) grad_scale = 1 leaves the gradient as it is.
  * Steps       `step` counts from 1. It is a double so that it can count to 2^53; it must be whole.
- * Threads     All functions may be called from several threads at once on distinct buffers.
+ * Threads     All functions may be called from several threads at once on distinct buffers, models and groups
+ *             (in whose structures the library keeps what it needs during a call).
  * Symbols     All names begin with fastopt_. -DFASTOPT_NAMESPACE=mine_, for the library and for its callers, makes that
  *             mine_fastopt_ in the objects, so that two copies fit into one program; the source stays as it is.
  *             -DFASTOPT_API= with -fvisibility=hidden makes nothing visible outside a shared library.
  * Lasting     Names, prototypes, values and structures stay as they are from version to version; what must change
- *             gets a new name. Make structures zero before you fill them in: what a rule does not use must be.
+ *             gets a new name. Make structures zero before you fill them in: what a rule does not use must be
+ *             (that is not checked; later versions may give it a meaning).
  *
  * Copyright (c) 2026, the fastopt developers. SPDX-License-Identifier: BSD-3-Clause
  */
@@ -115,8 +117,8 @@ enum {
     FASTOPT_ERR_ISA = -1,    /* FASTOPT_ISA, or the name given, is no instruction set of this machine */
     FASTOPT_ERR_RULE = -2,   /* no such rule, or no such element type */
     FASTOPT_ERR_OPTION = -3, /* an option this rule does not take, or one that its hyperparameters forbid */
-    FASTOPT_ERR_BUFFER = -4, /* a buffer that the rule or its hyperparameters need is NULL, or one that the
-                                group's first tensor has is missing in another, or the reverse */
+    FASTOPT_ERR_BUFFER = -4, /* a buffer that the rule or its hyperparameters need is NULL, or one that
+                                another tensor of the group has is missing, or the reverse */
     FASTOPT_ERR_MODEL = -5,  /* grad_scale or max_norm of a model is out of its range, or extras has other bits */
     FASTOPT_ERR_HYPER = -16  /* FASTOPT_ERR_HYPER - i: the i-th hyperparameter (from 0, in the order of
                                 the prototype) is out of its range, or leaves it when rounded to float */
@@ -306,7 +308,7 @@ typedef struct {
     double grad_scale; /* multiplies every gradient, on top of each group's own grad_scale */
     double max_norm;   /* under FASTOPT_CLIP_NORM, a number >= 0 */
     unsigned extras;
-    int threads; /* at most so many; 0: fastopt_get_num_threads() */
+    int threads; /* at most so many; 0 or less: fastopt_get_num_threads() */
     double norm; /* out, under FASTOPT_CLIP_NORM and FASTOPT_SKIP_NONFINITE */
 } fastopt_model;
 
@@ -320,7 +322,8 @@ typedef struct {
  * and the step is that of grad_scale*c. A norm that is NaN makes c NaN.
  *
  * Returns FASTOPT_OK, or FASTOPT_SKIPPED under FASTOPT_SKIP_NONFINITE when the norm is NaN or infinite (a
- * gradient is, or the norm exceeds the largest double), or an error; in the last two cases nothing was written.
+ * gradient is, or the norm exceeds the largest double), or an error; in the last two cases no parameter, gradient or
+ * state was written.
  */
 FASTOPT_API int fastopt_step(fastopt_model *model);
 
@@ -335,17 +338,20 @@ FASTOPT_API int fastopt_step(fastopt_model *model);
  */
 FASTOPT_API int fastopt_global_norm(fastopt_model *model);
 
-/* fastopt_global_norm(), then multiplies every gradient by c (rounded to its type), unless c is 1. */
+/*
+ * fastopt_global_norm(), then multiplies every gradient by  c = min(1, max_norm / (norm + 1e-6)),  rounded to its type,
+ * unless c is 1. max_norm counts whatever the extras are; grad_scale does not.
+ */
 FASTOPT_API int fastopt_clip_grad_norm(fastopt_model *model);
 
-/* The checks of fastopt_step() for one group without a step: gradients and parameters are not looked at. */
+/* The checks of fastopt_step() for one group, without a step: p and g are not looked at. */
 FASTOPT_API int fastopt_check(fastopt_group *group);
 
 /* ---- Threads. ---- */
 
 /*
  * What `threads = 0` in a model stands for. It is 1 until somebody sets it: then the library starts no thread.
- * fastopt_set_num_threads() takes 1 or more, and 256 for all that is larger.
+ * fastopt_set_num_threads() takes 1 to 256, and what is less or more for these.
  *
  * A step that is worth it is cut into pieces; the caller works on them beside at most threads - 1 workers of one
  * small pool, which are started when first needed, sleep when there is nothing to do, and end when the library is

@@ -32,6 +32,8 @@
     X(rule) X(find_rule) X(hyper_range) X(step) X(global_norm) X(clip_grad_norm) X(check) X(get_num_threads) \
     X(set_num_threads) X(isa) X(use_isa) X(available_isa) X(version) X(compiler) X(cflags) X(strerror)
 
+#define FASTOPT_CAPI_NAME "fastopt.capi._C_API"
+
 /* Counts up only if a table can no longer be used by those who knew an earlier one. */
 #define FASTOPT_CAPI_VERSION 1
 
@@ -44,15 +46,19 @@ typedef struct {
 } fastopt_capi;
 
 /*
- * The table of the installed package, or NULL with a Python exception: ImportError (ModuleNotFoundError) if there is no
- * fastopt, or if it has not all the functions that this header names. Needs the GIL.
+ * The table of the installed package, or NULL with a Python exception: ModuleNotFoundError if there is no fastopt,
+ * ImportError if it has not all the functions that this header names. Needs the GIL.
  */
 static inline const fastopt_capi *fastopt_import(void)
 {
     PyObject *module = PyImport_ImportModule("fastopt.capi");
     PyObject *capsule = module ? PyObject_GetAttrString(module, "_C_API") : NULL;
-    const fastopt_capi *table =
-        capsule ? (const fastopt_capi *)PyCapsule_GetPointer(capsule, "fastopt.capi._C_API") : NULL;
+    void *pointer = capsule ? PyCapsule_GetPointer(capsule, FASTOPT_CAPI_NAME) : NULL;
+#ifdef __cplusplus
+    const fastopt_capi *table = static_cast<const fastopt_capi *>(pointer);
+#else
+    const fastopt_capi *table = pointer;
+#endif
 
     Py_XDECREF(capsule);
     Py_XDECREF(module);

@@ -88,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    for name in arguments.printed or ():
-        print(PRINTED[name][1]())
+    if arguments.printed:
+        print(*(PRINTED[name][1]() for name in arguments.printed))
     if arguments.command is None:
         return 0 if arguments.printed else parser.error("give a command or an option")
     if arguments.command == "info":

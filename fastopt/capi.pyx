@@ -54,6 +54,7 @@ cdef extern from *:
     const fastopt_capi table
     const named_function functions[]
     int FUNCTIONS
+    const char *FASTOPT_CAPI_NAME
 
 
 cdef int sgd_f32(
@@ -164,7 +165,7 @@ cdef const char *strerror(int error) noexcept nogil:
     return fastopt_strerror(error)
 
 
-_C_API = PyCapsule_New(<void *>&table, "fastopt.capi._C_API", NULL)
+_C_API = PyCapsule_New(<void *>&table, FASTOPT_CAPI_NAME, NULL)
 
 _ADDRESSES = {functions[i].name.decode(): functions[i].address for i in range(FUNCTIONS)}
 

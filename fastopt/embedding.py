@@ -25,7 +25,7 @@ def get_include() -> str:
 
 
 def get_sources() -> list[str]:
-    """The C files that make up the core; compile all of them, with any flags but `-ffast-math`.
+    """The C files that make up the core; compile all of them, with gcc or clang and any flags but `-ffast-math`'s.
 
     Examples
     --------
@@ -36,7 +36,7 @@ def get_sources() -> list[str]:
     return sorted(str(path) for path in _csrc().glob("*.c"))
 
 
-# What the command line prints for each of its options, ready for a shell.
+# What the command line prints for each of its options, quoted for a shell's `eval` where that is needed.
 PRINTED: dict[str, tuple[str, Callable[[], str]]] = {
     "cflags": ("the compiler's flag for the headers", lambda: shlex.join([f"-I{get_include()}"])),
     "sources": ("the C files of the core, to be compiled", lambda: shlex.join(get_sources())),

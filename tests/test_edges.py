@@ -1,6 +1,7 @@
 """Numbers at the edge: the largest step counts, betas next to 1, nothing to divide by, hosts that round otherwise."""
 
 import itertools
+import math
 import platform
 
 import numpy as np
@@ -74,6 +75,45 @@ def test_betas_next_to_1_and_lr_0_and_the_largest(variant, dtype):
         found, _ = both(variant, dtype, arguments_of(variant, rng, **changes), p, [g, -g], states)
         if lr == 0.0 and variant.rule not in ("momentum", "nag"):  # whose velocity goes on
             assert_same_bits(found, p, "lr 0 leaves the parameters alone")
+
+
+MAX, LAST = float(np.finfo(np.float64).max), float(np.nextafter(1.0, 0.0))
+BELOW_INFINITY = float.fromhex("0x1.ffffffp127")  # half way between the largest float32 and the next: rounds up
+# What each kind of hyperparameter may be, and numbers on both sides of each of its ends.
+RANGES = {
+    "step": (lambda x: 1 <= x <= 2**53 and x == int(x), [1.0, 2.0, 2.0**53 - 1, 2.0**53]),
+    "finite": (lambda x: -np.inf < x < np.inf, [-MAX, MAX, -BELOW_INFINITY, BELOW_INFINITY]),
+    "not negative": (lambda x: 0 <= x < np.inf, [0.0, MAX, BELOW_INFINITY]),
+    "below 1": (lambda x: 0 <= x < 1, [0.0, 1.0, 1 - 2.0**-25, 1 - 2.0**-24]),
+    "up to 1": (lambda x: 0 <= x <= 1, [0.0, 1.0, 1 + 2.0**-25, 1 + 2.0**-24]),
+}
+KINDS = {"step": "step", "grad_scale": "finite", "dampening": "up to 1"}
+KINDS |= dict.fromkeys(("momentum", "rho", "alpha", "beta1", "beta2"), "below 1")
+KINDS |= dict.fromkeys(("lr", "lr_decay", "eps", "weight_decay"), "not negative")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rule", RULES)
+def test_the_ends_of_every_range(rule, dtype):
+    """Accepted is what is in the range, and is still there when it is rounded to the dtype; to the last bit."""
+    table = RULES[rule]
+    good = {name: 1.0 if name in ("step", "grad_scale") else 0.5 for name in table.hypers}
+    for name in table.hypers:
+        within, ends = RANGES[KINDS[name]]
+        for value in {x for end in ends for x in (math.nextafter(end, -math.inf), end, math.nextafter(end, math.inf))}:
+            hypers = {**good, name: float(value)}
+            if "beta1" in hypers:
+                hypers["betas"] = (hypers.pop("beta1"), hypers.pop("beta2"))
+            arrays = [np.ones(3, dtype) for _ in range(2 + len(table.states))]
+            states = dict(zip(table.states, arrays[2:], strict=True))
+            with np.errstate(all="ignore"):
+                accepted = within(value) and within(float(dtype(value))) if np.isfinite(value) else False
+            try:
+                getattr(kernels, rule)(*arrays[:2], **states, **hypers)
+                found = True
+            except ValueError:
+                found = False
+            assert found == accepted, (name, float(value).hex())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -264,6 +264,13 @@ def test_the_one_file_compiles_alone_and_gives_the_bits_of_the_reference(name, a
         assert run(tmp_path / "main", env={**os.environ, "FASTOPT_ISA": isa}) == isa
 
 
+def test_the_one_file_may_be_included_and_be_static(amalgamation, tmp_path):
+    (tmp_path / "main.c").write_text('#define FASTOPT_API static\n#include "fastopt.c"\n' + program(), encoding="utf-8")
+    run(compiler("cc"), "-O3", "-I", amalgamation, "main.c", "-pthread", "-o", "main", cwd=tmp_path)
+    assert run(tmp_path / "main") in ISAS
+    assert not [name for name in global_symbols(tmp_path / "main") if "fastopt" in name]
+
+
 # ---- Many tensors in one call, from C. ----
 
 # Steps a model of both types in three groups and prints hashes; then sees every error, and that nothing was written.
@@ -323,6 +330,7 @@ int main(int argc, char **argv)
     const double hypers[FASTOPT_MAX_HYPERS] = {1, 1e-2, 0.9, 0.999, 1e-8, 0.1, 1};
     fastopt_model model = {3, groups, 0.5, 20.0, FASTOPT_CLIP_NORM, argc > 1 ? atoi(argv[1]) : 0, 0.0};
     uint64_t before;
+    void *second;
     int adam = 0;
 
     while (strcmp(fastopt_rule(adam)->name, "adam"))
@@ -341,6 +349,9 @@ int main(int argc, char **argv)
         groups[k].count = starts[k + 1] - starts[k];
         groups[k].tensors = tensors + starts[k];
     }
+    second = tensors[4].state[1];
+    tensors[1] = (fastopt_tensor){0}; /* one without elements needs no memory, and a group without tensors no array */
+    groups[1].tensors = NULL;
     MUST(fastopt_get_num_threads() == 1);
     for (int step = 1; step <= 3; step++) {
         for (int k = 0; k < 3; k++)
@@ -380,6 +391,14 @@ int main(int argc, char **argv)
         MUST(fastopt_step(&model) == FASTOPT_ERR_BUFFER);
         tensors[i] = whole;
     }
+    tensors[4].state[1] = NULL;
+    MUST(fastopt_check(&groups[2]) == FASTOPT_ERR_BUFFER);
+    tensors[4].state[1] = tensors[3].state[1];
+    tensors[3].state[1] = NULL;
+    MUST(fastopt_check(&groups[2]) == FASTOPT_ERR_BUFFER);
+    tensors[3].state[1] = tensors[4].state[1];
+    tensors[4].state[1] = second;
+    MUST(fastopt_check(&groups[2]) == FASTOPT_OK);
     groups[2].rule = -1;
     MUST(fastopt_step(&model) == FASTOPT_ERR_RULE);
     MUST(fastopt_check(&groups[2]) == FASTOPT_ERR_RULE);
@@ -453,6 +472,44 @@ def test_a_model_in_one_call(name, flags, tmp_path, expected_of_model):
         printed = [line.split() for line in run(tmp_path / "model", threads).splitlines()]
         found = [(int(digest, 16), float.fromhex(norm).hex()) for digest, norm in printed]
         assert found == expected_of_model
+
+
+# Nothing to step is no error, whatever the rule needs otherwise.
+NOTHING = r"""
+#include "fastopt.h"
+#include <stdio.h>
+#include <string.h>
+
+int main(void)
+{
+    for (int rule = 0; fastopt_rule(rule); rule++) {
+        const char *names = fastopt_rule(rule)->hypers;
+        fastopt_tensor tensors[2] = {{0}};
+        fastopt_group group = {.rule = rule, .dtype = FASTOPT_F64, .count = 2, .tensors = tensors};
+        fastopt_model model = {.count = 1, .groups = &group, .grad_scale = 1};
+        int i = 0;
+        for (const char *name = names; name; name = strchr(name, ','), name = name ? name + 2 : NULL) {
+            const int is_count = !strncmp(name, "step", 4), is_scale = !strncmp(name, "grad_scale", 10);
+            group.hyper[i++] = is_count || is_scale ? 1.0 : 0.5; /* momentum, too, which calls for a buffer */
+        }
+        if (fastopt_step(&model) || fastopt_check(&group) || fastopt_global_norm(&model))
+            printf("%s: error\n", fastopt_rule(rule)->name);
+        group.hyper[i - 1] = 1.0 / 0.0;
+        if (fastopt_step(&model) != FASTOPT_ERR_HYPER - (i - 1))
+            printf("%s: no error\n", fastopt_rule(rule)->name);
+    }
+    printf("%d%d", fastopt_adam_f32(0, NULL, NULL, NULL, NULL, NULL, 1, 1e-3, 0.9, 0.999, 1e-8, 0, 1, 0),
+           fastopt_sgd_f64(0, NULL, NULL, NULL, 1, 1e-3, 0.9, 0, 0, 1, 0));
+    return 0;
+}
+"""
+
+
+def test_nothing_to_step_needs_no_memory(tmp_path):
+    cc = compiler("cc")
+    (tmp_path / "nothing.c").write_text(NOTHING, encoding="utf-8")
+    run(cc, "-I", CSRC, "nothing.c", *build_core(cc, ["-O3"], tmp_path), "-pthread", "-o", "nothing", cwd=tmp_path)
+    assert run(tmp_path / "nothing") == "00"
 
 
 # Loads the core, has it start workers, and unloads it: they must be gone before their code is.

@@ -93,7 +93,9 @@ SNIPPETS = snippets()
 
 # Takes three steps with the module that was built and prints the bits.
 DRIVE = """
-import numpy as np, step
+import sys, importlib
+import numpy as np
+step = importlib.import_module(sys.argv[1])
 p, g = np.array([1, -2], np.float32), np.array([3, 0.5], np.float32)
 m, v = np.zeros(2, np.float32), np.zeros(2, np.float32)
 for t in (1, 2, 3):
@@ -111,19 +113,25 @@ def after(steps):
 
 
 def test_the_readme_has_a_snippet_for_every_compiled_door():
-    assert list(SNIPPETS) == ["step.c", "step.pyx", "step.cpp"]
+    assert list(SNIPPETS) == ["main.c", "step_cy.pyx", "step_cpp.cpp"]
+
+
+@pytest.fixture(scope="module")
+def snippet_folder(tmp_path_factory):
+    """One folder for all of them, as a reader has."""
+    return tmp_path_factory.mktemp("snippets")
 
 
 @pytest.mark.parametrize("name", SNIPPETS)
-def test_the_snippet_works(name, shell, tmp_path):
+def test_the_snippet_works(name, shell, snippet_folder):
     code, command = SNIPPETS[name]
-    (tmp_path / name).write_text(code, encoding="utf-8")
-    printed = shell(command, tmp_path)
+    (snippet_folder / name).write_text(code, encoding="utf-8")
+    printed = shell(command, snippet_folder)
     if name.endswith(".c"):
         expected = after(1)
     else:
-        (tmp_path / "drive.py").write_text(DRIVE, encoding="utf-8")
-        printed, expected = shell("python drive.py", tmp_path), after(3)
+        (snippet_folder / "drive.py").write_text(DRIVE, encoding="utf-8")
+        printed, expected = shell(f"python drive.py {name.partition('.')[0]}", snippet_folder), after(3)
     assert_same_bits(np.array(printed.split()[:2], np.float32), expected, name)
 
 
@@ -165,7 +173,7 @@ def test_nanobind(shell, tmp_path):
     (tmp_path / "drive.py").write_text(DRIVE, encoding="utf-8")
     found = "-Dnanobind_DIR=$(python -m nanobind --cmake_dir) -Dfastopt_DIR=$(python -m fastopt --cmakedir)"
     shell(f"cmake -G Ninja -B build {found} -DPython_EXECUTABLE=$(which python) && cmake --build build", tmp_path)
-    printed = shell("PYTHONPATH=build python drive.py", tmp_path)
+    printed = shell("PYTHONPATH=build python drive.py step", tmp_path)
     assert_same_bits(np.array(printed.split(), np.float32), after(3), "nanobind")
 
 
@@ -322,7 +330,9 @@ def test_the_command_line_says_where_things_are(shell, tmp_path):
     site = Path(shell("python -c 'import fastopt; print(fastopt.__path__[0])'", tmp_path).strip())
     assert "workshop" in str(site)
     core = site / "csrc"
-    printed = shell("python -m fastopt --cflags --sources --pkgconfigdir --cmakedir", tmp_path).splitlines()
+    names = ("cflags", "sources", "pkgconfigdir", "cmakedir")
+    printed = [shell(f"python -m fastopt --{name}", tmp_path).removesuffix("\n") for name in names]
+    assert shell("python -m fastopt --cflags --sources", tmp_path).split() == [printed[0], *printed[1].split()]
     sources = [core / name for name in ("driver.c", "fastopt.c", "threads.c")]
     assert printed == [f"-I{core}", " ".join(map(str, sources)), str(core / "pkgconfig"), str(core / "cmake")]
     code = "import fastopt; print(fastopt.get_include(), *fastopt.get_sources(), sep='\\n')"

@@ -58,6 +58,12 @@ def prototypes(folder):
     return sorted(prototype.replace("( ", "(") for prototype in found)
 
 
+def declarations(folder):
+    """The structures as they are written: also the types of their members."""
+    found = [re.findall(r"typedef (struct \{ .*? \} \w+);", text(name)) for name in ("fastopt.h", "fastopt_capi.h")]
+    return sorted(declaration for each in found for declaration in each)
+
+
 def capsule(folder):
     """The members of the table and their places: a new one may only come after the last."""
     functions = re.search(r"#define FASTOPT_FUNCTIONS\(X\)((?:.*\\\n)*.*)", (CSRC / "fastopt_capi.h").read_text())[1]
@@ -79,11 +85,9 @@ def cython(folder):
 def values(folder):
     enums = re.findall(r"enum \{ (.*?) \};", text("fastopt.h"))
     names = [entry.split("=")[0].strip() for body in enums for entry in body.rstrip(", ").split(",")]
-    (version,) = re.findall(
-        r"^#define FASTOPT_CAPI_VERSION (\d+)$", (CSRC / "fastopt_capi.h").read_text(), re.MULTILINE
-    )
+    macros = re.findall(r"^#define (FASTOPT_CAPI_\w+) (.+)$", (CSRC / "fastopt_capi.h").read_text(), re.MULTILINE)
     found = printed(folder, "\n".join(f'    printf("{name} = %d\\n", (int){name});' for name in names))
-    return [*found, f"FASTOPT_CAPI_VERSION = {version}"]
+    return [*found, *(f"{name} = {value}" for name, value in macros)]
 
 
 def layouts(folder):
@@ -97,7 +101,7 @@ def layouts(folder):
     return printed(folder, "\n".join(lines))
 
 
-SECTIONS = {each.__name__: each for each in (symbols, prototypes, capsule, cython, values, layouts)}
+SECTIONS = {each.__name__: each for each in (symbols, prototypes, declarations, capsule, cython, values, layouts)}
 
 
 def recorded():

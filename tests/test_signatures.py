@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt import clipping, kernels, reference
+from fastopt import clipping, kernels, optimizers, reference
 from fastopt._core import RULES
 
 HEADER = Path(__file__).parents[1] / "csrc/fastopt.h"
@@ -70,6 +70,7 @@ def test_all_have_the_same_rules():
     assert sorted(kernels.__all__) == sorted(rules)
     assert sorted(reference.__all__) == sorted([*rules, *clipping.__all__])
     assert sorted(cls.rule for cls in CLASSES) == sorted(rules)
+    assert {cls.__name__ for cls in CLASSES} <= set(optimizers.__all__)
     assert sorted(PROTOTYPES) == sorted((rule, suffix) for rule in rules for suffix in ("f32", "f64"))
 
 

@@ -4,6 +4,7 @@
  */
 #define FASTOPT_INTERNAL static
 #include "../threads.c" /* first: it says which POSIX it needs */
+#define FASTOPT_H 1 /* fastopt.h is in it: a file may include both */
 
 /* fastopt.c */
 
