@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
+
 
 def run(*command, **options):
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)

@@ -11,19 +11,21 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from commands import run_well
 from common import VARIANTS, Variant
 
 from fastopt import reference
 from fastopt._core import RULES
 
 ROOT = Path(__file__).resolve().parents[1]
+CSRC = ROOT / "csrc"
 GOLDEN = ROOT / "tests" / "golden.txt"
 
 STEPS, MODEL_STEPS, TENSORS, LARGE = 20, 3, 3, 150000
 SIZES = [0, 1, 7, 64, 301]
 INPUTS = {"plain": "n", "wild": "nnnn0sth", "nonfinite": "nnnn0sthix", "tiny": "0sst"}
 TYPES = [(np.float32, np.uint32, 23), (np.float64, np.uint64, 52)]
-RANGES = dict(re.findall(r"FASTOPT_HYPER\((\w+), (\w+)\)\n", (ROOT / "csrc/rules.def").read_text(encoding="utf-8")))
+RANGES = dict(re.findall(r"FASTOPT_HYPER\((\w+), (\w+)\)\n", (CSRC / "rules.def").read_text(encoding="utf-8")))
 
 
 # ---- Inputs. ----
@@ -191,6 +193,16 @@ def golden():
     lines += [large.replace("threads 1", f"threads {threads}") for threads in (1, 2, 3)]
     lines += [norm_case(name, *types) for name, types in product(INPUTS, [(0, 0), (0, 1), (1, 1)])]
     return "".join(f"{line}\n" for line in lines)
+
+
+# ---- The C program. ----
+
+
+def build(compile, folder, *, csrc=CSRC):
+    """golden.c and the core, compiled by this command with its flags."""
+    sources = [ROOT / "tests" / "golden.c", *sorted(csrc.glob("*.c"))]
+    run_well(*compile, "-I", csrc, *sources, "-pthread", "-o", folder / "golden")
+    return folder / "golden"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import compiler
+from commands import STRICT, compiler
 from commands import run_well as run
 from common import DRAWS, ISAS, VARIANTS
 
@@ -20,7 +20,6 @@ from fastopt._core import RULES
 
 CSRC = Path(__file__).parents[1] / "csrc"
 SOURCES = sorted(CSRC.glob("*.c"))
-STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
 NATIVE = ["-O3", "-march=native"]
 TYPES = {"f32": ("float", np.float32, "f"), "f64": ("double", np.float64, "")}
 N = 37

@@ -1,0 +1,63 @@
+"""golden.txt, the bits of every machine: the reference gives them, and the core under the compilers of this machine."""
+
+import itertools
+import os
+import re
+import shutil
+
+import pytest
+from commands import STRICT, compiler
+from commands import run_well as run
+from common import ISAS
+from golden import CSRC, GOLDEN, build, golden
+
+LEVELS = ["-O0", "-O2", "-O3", "-O3 -march=native"]
+
+
+def assert_golden(printed):
+    found, expected = (text.splitlines() for text in (printed, GOLDEN.read_text(encoding="utf-8")))
+    different = [pair for pair in itertools.zip_longest(found, expected) if pair[0] != pair[1]]
+    words = "\n".join(f"  printed  {line}\n  expected {wanted}" for line, wanted in different[:5])
+    assert not different, f"{len(different)} of {len(expected)} lines differ, the first of them:\n{words}"
+
+
+def test_it_is_what_the_reference_gives():
+    """When a case was added: `python tests/golden.py`. When a number has changed, the promise is broken."""
+    assert_golden(golden())
+
+
+@pytest.mark.parametrize(("name", "flags"), [*itertools.product(["gcc", "clang"], LEVELS)])
+def test_it_is_what_the_core_gives(name, flags, tmp_path):
+    program = build([compiler(name), "-std=c11", *flags.split(), *STRICT], tmp_path)
+    for isa in ISAS:
+        assert_golden(run(program, env={**os.environ, "FASTOPT_ISA": isa}))
+
+
+@pytest.mark.parametrize(
+    ("file", "good", "bad", "changed"),
+    [
+        (
+            "rules/momentum.h",
+            "c.scale * g[i] + c.decay * p[i]",
+            "c.scale * (g[i] + c.decay * p[i])",
+            "momentum|nag|model",
+        ),
+        ("rules/rmsprop.h", "u < 0 ? 0 : u", "u > 0 ? u : 0", "rmsprop|model"),  # a NaN would not pass
+        ("norm.h", "sums[j] += x * x;\n        }", "sums[j ^ 1] += x * x;\n        }", "norm|model"),
+        ("driver.c", "max_norm / (norm + 1e-6); /*", "max_norm / norm; /*", "norm|model"),
+    ],
+)
+def test_another_order_of_operations_shows(file, good, bad, changed, tmp_path):
+    csrc = tmp_path / "csrc"
+    shutil.copytree(CSRC, csrc)
+    text = (csrc / file).read_text(encoding="utf-8")
+    assert good in text
+    (csrc / file).write_text(text.replace(good, bad), encoding="utf-8")
+    lines = run(build([compiler("cc"), "-O2"], tmp_path, csrc=csrc)).splitlines()
+    different = [
+        found
+        for found, line in zip(lines, GOLDEN.read_text(encoding="utf-8").splitlines(), strict=True)
+        if found != line
+    ]
+    assert different
+    assert all(re.match(changed, line) for line in different)
