@@ -13,7 +13,9 @@
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
 #error "fastopt promises the same bits everywhere: compile it without -ffast-math and -ffinite-math-only"
 #endif
-#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16 /* 16: _Float16 alone differs */
+#if defined(__s390__) && defined(__GNUC__) && !defined(__clang__) && FLT_EVAL_METHOD == 1
+#define FASTOPT_EXCESS_PRECISION /* GCC under -std=c11: float in double, though the machine has both; see below */
+#elif defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16 /* 16: _Float16 alone differs */
 #error "fastopt needs float arithmetic in float (on 32-bit x86: -msse2 -mfpmath=sse)"
 #endif
 
@@ -29,6 +31,10 @@
 #pragma GCC optimize("O3", "fp-contract=off", "no-trapping-math", "no-math-errno")
 #pragma GCC optimize("no-unsafe-math-optimizations", "no-associative-math", "no-reciprocal-math")
 #pragma GCC optimize("signed-zeros")
+#ifdef FASTOPT_EXCESS_PRECISION
+#pragma GCC optimize("excess-precision=fast") /* leaves FLT_EVAL_METHOD as it was, so the effect is looked at */
+__extension__ _Static_assert(1.0f + FLT_EPSILON / 4 == 1.0f, "fastopt needs float arithmetic in float");
+#endif
 #endif
 #if defined(__GNUC__)
 float sqrtf(float) __attribute__((const));

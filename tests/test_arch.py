@@ -68,8 +68,8 @@ BUILDS = [
     ("clang --target=aarch64-linux-gnu -O3", NEON, ["qemu-aarch64 -cpu cortex-a53"]),
     ("clang --target=aarch64-linux-gnu -O3 -march=armv8-a+sve", SVE, LENGTHS),
     (f"{RISCV64} -std=c11 -O3", r"f(mul|sqrt)\.[sd]", ["qemu-riscv64"]),
-    (f"{S390X} -O3", r"(mee|md|sqe|sqd)br?\s", ["qemu-s390x"]),
-    (f"{S390X} -O3 -march=z14", r"vf(m|sq)[sd]b\s", ["qemu-s390x -cpu max"]),
+    (f"{S390X} -std=c11 -O3", r"(mee|md|sqe|sqd)br?\s", ["qemu-s390x"]),
+    (f"{S390X} -std=c11 -O3 -march=z14", r"vf(m|sq)[sd]b\s", ["qemu-s390x -cpu max"]),
     ("gcc -std=c11 -O3", r"(mul|sqrt)p[sd]\s", ["qemu-x86_64 -cpu Nehalem", "qemu-x86_64 -cpu Opteron_G1"]),
     ("clang -std=c11 -O3", r"(mul|sqrt)p[sd]\s", ["qemu-x86_64 -cpu Opteron_G1"]),
 ]
