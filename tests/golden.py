@@ -43,6 +43,7 @@ def draw(stream, i):
     return mix(mix(stream + np.uint64(1)) + i * np.uint64(0x9E3779B97F4A7C15))
 
 
+@cache
 def fill(dtype, kinds, buffer, step, n, *, positive=False):
     real, bits, places = TYPES[dtype]
     width = np.dtype(bits).itemsize * 8
@@ -72,16 +73,14 @@ def stream(tensor, buffer):
 
 
 def gradient(dtype, kinds, number, step, n):
-    return fill(dtype, kinds, stream(number, 1), step, n)
+    return fill(dtype, kinds, stream(number, 1), step, n).copy()
 
 
 def tensor_of(dtype, kinds, number, n, variant):
     """A parameter and its states."""
     where = [RULES[variant.rule].states.index(name) for name in variant.states]
-    return [
-        fill(dtype, kinds, stream(number, 0), 1, n),
-        *(fill(dtype, kinds, stream(number, 2 + j), 1, n, positive=True) for j in where),
-    ]
+    drawn = [fill(dtype, kinds, stream(number, 2 + j), 1, n, positive=True) for j in where]
+    return [array.copy() for array in (fill(dtype, kinds, stream(number, 0), 1, n), *drawn)]
 
 
 # ---- The table of rules. ----
@@ -133,13 +132,13 @@ def digest_double(x):
 # ---- Cases. ----
 
 
-def rule_case(variant, dtype, name):
+def rule_case(variant, dtype, name, step_with=Variant.reference):
     """Steps are taken on the largest size alone: a rule works element by element, so the smaller are its beginnings."""
     kinds = INPUTS[name]
     p, *states = tensor_of(dtype, kinds, 0, SIZES[-1], variant)
     for step in range(1, STEPS + 1):
         g = gradient(dtype, kinds, 0, step, SIZES[-1])
-        variant.reference(p, g, states, arguments_of(variant, step))
+        step_with(variant, p, g, states, arguments_of(variant, step))
     kept, options = bits_of(variant)
     digests = [digest([array[:n] for n in SIZES]) for array in (p, *states)]
     return f"{variant.rule}_f{8 * p.itemsize} states {kept} options {options} {name}" + "".join(digests)
@@ -183,12 +182,17 @@ def norm_case(name, first, last):
     return f"norm types {first} to {last} {name}{digest_double(norm)}{digest(grads)}"
 
 
+def rule_cases(name, step_with=Variant.reference):
+    """The lines of all rules on inputs of this name, in the order of C."""
+    variants = sorted(VARIANTS, key=lambda variant: (list(RULES).index(variant.rule), *bits_of(variant)))
+    return [rule_case(variant, dtype, name, step_with) for variant, dtype in product(variants, range(2))]
+
+
 def golden():
     """All lines of golden.txt."""
-    finite = ["plain", "wild", "nonfinite"]
-    variants = sorted(VARIANTS, key=lambda variant: (list(RULES).index(variant.rule), *bits_of(variant)))
-    lines = [rule_case(variant, dtype, name) for name, variant, dtype in product(finite, variants, range(2))]
-    lines += [model_case(name, extras, 1, 0) for name, extras in product(finite, range(8))]
+    names = ["plain", "wild", "nonfinite"]
+    lines = [line for name in names for line in rule_cases(name)]
+    lines += [model_case(name, extras, 1, 0) for name, extras in product(names, range(8))]
     large = model_case("plain", 7, 1, LARGE)
     lines += [large.replace("threads 1", f"threads {threads}") for threads in (1, 2, 3)]
     lines += [norm_case(name, *types) for name, types in product(INPUTS, [(0, 0), (0, 1), (1, 1)])]

@@ -7,10 +7,12 @@ import os
 import platform
 import re
 import shutil
+import sys
 
 import pytest
 from commands import STRICT, run_well
-from golden import build
+from common import VARIANTS
+from golden import ROOT, build
 from test_golden import assert_golden
 
 # What runs or compiles, and the Debian packages that have it.
@@ -94,3 +96,26 @@ def test_it_prints_golden(command, shows, machine, program):
     for loop in ("adam_f32_baseline", "adam_f64_baseline"):
         assert re.search(rf"<{loop}>:\n(.+\n)*?.*\t{shows}", listing), f"{loop} has no {shows}"
     assert_golden(run_well(emulator, *options, path))
+
+
+# The same functions through Python, and what a machine is found to have.
+PYTHON = """
+import sys
+sys.path.insert(0, "tests")
+from common import Variant
+from golden import GOLDEN, rule_cases
+import fastopt
+assert fastopt.available_isas() == ("baseline",) == (fastopt.isa(),), fastopt.isa()
+lines = rule_cases("wild", Variant.kernel)
+assert lines and {*lines} <= {*GOLDEN.read_text(encoding="utf-8").splitlines()}
+print(len(lines))
+"""
+
+
+@x86
+def test_python_on_a_processor_without_avx():
+    """Nehalem is the least that NumPy's wheels take. `make test-nehalem` runs much of the suite there."""
+    need("qemu-x86_64")
+    environment = {key: value for key, value in os.environ.items() if key != "FASTOPT_ISA"}
+    printed = run_well("qemu-x86_64", "-cpu", "Nehalem", sys.executable, "-c", PYTHON, cwd=ROOT, env=environment)
+    assert int(printed) == 2 * len(VARIANTS)

@@ -8,8 +8,8 @@ import shutil
 import pytest
 from commands import STRICT, compiler
 from commands import run_well as run
-from common import ISAS
-from golden import CSRC, GOLDEN, build, golden
+from common import ISAS, Variant
+from golden import CSRC, GOLDEN, build, golden, rule_cases
 
 LEVELS = ["-O0", "-O2", "-O3", "-O3 -march=native"]
 
@@ -24,6 +24,13 @@ def assert_golden(printed):
 def test_it_is_what_the_reference_gives():
     """When a case was added: `python tests/golden.py`. When a number has changed, the promise is broken."""
     assert_golden(golden())
+
+
+@pytest.mark.parametrize("name", ["plain", "wild", "nonfinite"])
+def test_it_is_what_the_kernels_give(name, isa):
+    lines = rule_cases(name, Variant.kernel)
+    assert lines
+    assert {*lines} <= {*GOLDEN.read_text(encoding="utf-8").splitlines()}
 
 
 @pytest.mark.parametrize(("name", "flags"), [*itertools.product(["gcc", "clang"], LEVELS)])

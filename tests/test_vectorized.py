@@ -144,6 +144,51 @@ def test_fast_math_is_refused(tmp_path, compiler, flag):
     assert "without -ffast-math" in result.stderr
 
 
+# ---- No instruction outside the functions of its own set. ----
+
+# What x86-64 did not have from the start, as far as compilers choose it by themselves: VEX and EVEX by their letter,
+# and what came with AVX2 for whole numbers. (tzcnt is missing here: older processors run it as bsf.)
+WIDE = re.compile(r"v(?!er[rw])|k\w+\s+%k|.*%[yz]mm")
+WHOLE = re.compile(r"andn\s|bextr|bls[imr]|bzhi|mulx|pdep|pext|rorx|s[ah][lr]x|lzcnt|popcnt|movbe|adcx|adox")
+AVX512 = re.compile(r"%zmm|%[xy]mm(1[6-9]|2\d|3[01])\b|%k[0-7]\b")
+
+
+def leaked(functions):
+    found = []
+    for name, function in functions.items():
+        own = re.search(r"_(avx2|avx512)(\.|$)", name)  # of gcc's parts too: adam_f32_avx2.cold
+        for _, text in function.code:
+            if not own and (WIDE.match(text) or WHOLE.match(text)):
+                found.append(f"{name}: {text}")
+            if own and own[1] == "avx2" and AVX512.search(text):
+                found.append(f"{name}: {text}")
+    return found
+
+
+def objects(tmp_path, compiler, *flags):
+    """{function: Function} of the whole core."""
+    functions = {}
+    for source in sorted(CSRC.glob("*.c")):
+        out = tmp_path / f"{source.stem}.o"
+        subprocess.run([compiler, *flags, "-c", str(source), "-o", str(out)], check=True)
+        functions |= disassemble(out)
+    return functions
+
+
+@pytest.mark.parametrize("level", ["-O0", "-O3"])
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_no_instruction_leaks_out_of_its_set(tmp_path, compiler, level):
+    functions = objects(tmp_path, compiler, level)
+    assert {"fastopt_step", "fastopt_adam_f32", "adam_f32_avx2", "adam_f32_avx512"} <= {*functions}
+    assert leaked(functions) == []
+
+
+@pytest.mark.parametrize(("flags", "words"), [("-mavx", "fastopt_step: v"), ("-mavx512vl", "_avx2: .*%k")])
+@pytest.mark.parametrize("compiler", COMPILERS[:1])
+def test_a_leak_is_noticed(tmp_path, compiler, flags, words):
+    assert any(re.search(words, problem) for problem in leaked(objects(tmp_path, compiler, "-O3", flags)))
+
+
 # ---- The check can fail. ----
 
 SABOTAGE = {
