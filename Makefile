@@ -1,22 +1,33 @@
 # `make demo` and `make test` do everything from a fresh clone: they need Python >= 3.10, a C compiler and
 # the package index. `make bench` measures, `make amalgamation` writes the C core as one file, `make lint` checks style,
-# `make clean` removes what was made.
+# `make clean` removes what was made. `make test-arch` runs the core on emulated processors and says what it lacks for
+# that; `make test-nehalem` runs the tests of the arithmetic on an x86-64 processor without AVX, in many minutes.
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= test
 BENCH_EXTRAS ?= bench
 ARGS ?=
 AMALGAMATION ?= build/amalgamation
+NEHALEM := parity extras textbook optimizers boundary bind minibatches signatures isa
 
 SOURCES := setup.py pyproject.toml $(shell find csrc fastopt -name '*.[chd]*' -o -name '*.p*x*' -o -name '*.pxd')
 
-.PHONY: demo test bench amalgamation lint clean
+.PHONY: demo test test-arch test-nehalem bench amalgamation lint clean
 
 demo: $(VENV)/.installed-demo
 	$(VENV)/bin/python -m fastopt demo $(ARGS)
 
 test: $(VENV)/.installed-$(EXTRAS)
 	$(VENV)/bin/pytest $(ARGS)
+
+test-arch: $(VENV)/.installed-$(EXTRAS)
+	FASTOPT_TEST_ARCH=1 $(VENV)/bin/pytest tests/test_arch.py $(ARGS)
+
+# Left out: tests that compile or start other programs, which would run on this processor, that measure memory or time,
+# and norms of millions of elements.
+test-nehalem: $(VENV)/.installed-$(EXTRAS)
+	qemu-x86_64 -cpu Nehalem $(VENV)/bin/python -m pytest -p no:cacheprovider $(addprefix tests/test_,$(NEHALEM:=.py)) \
+		-k 'not 17000003 and not environment and not default' $(ARGS)
 
 # `make bench BENCH_EXTRAS=bench,peers` installs what fastopt is compared with; ARGS are for bench/run.py (--help).
 bench: $(VENV)/.installed-$(BENCH_EXTRAS)
