@@ -27,7 +27,7 @@ test-arch: $(VENV)/.installed-$(EXTRAS)
 # and norms of millions of elements.
 test-nehalem: $(VENV)/.installed-$(EXTRAS)
 	qemu-x86_64 -cpu Nehalem $(VENV)/bin/python -m pytest -p no:cacheprovider $(addprefix tests/test_,$(NEHALEM:=.py)) \
-		-k 'not 17000003 and not environment and not default' $(ARGS)
+		-k 'not 17000003 and not widest and not empty_environment' $(ARGS)
 
 # `make bench BENCH_EXTRAS=bench,peers` installs what fastopt is compared with; ARGS are for bench/run.py (--help).
 bench: $(VENV)/.installed-$(BENCH_EXTRAS)
