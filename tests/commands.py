@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,3 +33,21 @@ def compiler(name):
 def clean_environment():
     """This process's environment without what would let another Python find the package in its sources."""
     return {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+
+
+CSRC = Path(__file__).parents[1] / "csrc"
+STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
+
+
+def build_with_core(name, flags, program, folder, core_flags=()):
+    """A C program of this folder, linked with the core; the flags may ask for sanitizers."""
+    cc, flags = compiler(name), ["-std=c11", *STRICT, *flags]
+    (folder / "empty.c").write_text("int main(void)\n{\n    return 0;\n}\n", encoding="utf-8")
+    if run(cc, *flags, "empty.c", "-o", "empty", cwd=folder).returncode != 0:
+        runtime = "libclang-rt-dev" if "clang" in name else "libasan, libubsan and libtsan"
+        pytest.skip(f"{name} has no {' '.join(flags[-2:])}: install its sanitizers' libraries ({runtime})")
+    run_well(cc, *flags, *core_flags, "-I", CSRC, "-c", *sorted(CSRC.glob("*.c")), cwd=folder)
+    objects = sorted(folder.glob("*.o"))
+    source = Path(__file__).with_name(program)
+    run_well(cc, *flags, "-I", CSRC, source, *objects, "-pthread", "-o", source.stem, cwd=folder)
+    return folder / source.stem

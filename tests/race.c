@@ -1,0 +1,244 @@
+/*
+ * race.c - what several threads may do at once, for ThreadSanitizer to watch.
+ *
+ * All threads wait for one another and then use the library for the first time together: some step models of their own,
+ * which contend for the pool; one changes the instruction set meanwhile, one the number of threads, and one forks, and
+ * the child steps a model too. Every model ends with the bits that a run on one thread gives it.
+ */
+#define _POSIX_C_SOURCE 200809L
+#include "fastopt.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+    MODELS = 8,
+    TENSORS = 4,
+    STEPS = 3,
+    FORKS = 3,
+    LARGE = 180001, /* elements; a model of three times as many is worth two threads for the norm, up to four for a step */
+    BUFFERS = FASTOPT_MAX_STATES + 2
+};
+
+#define MUST(condition) \
+    do { \
+        if (!(condition)) { \
+            printf("race.c:%d: %s\n", __LINE__, #condition); \
+            exit(1); \
+        } \
+    } while (0)
+
+/* ---- A model that is the same for the same number. ---- */
+
+typedef struct {
+    int number, threads;
+    fastopt_tensor tensors[TENSORS];
+    fastopt_group groups[2]; /* the first tensors, in float; the others, in double */
+    fastopt_model model;
+} job;
+
+static const size_t sizes[TENSORS] = {2 * LARGE, 7, 65, LARGE};
+
+static int dtype_of(int tensor)
+{
+    return tensor < 2 ? FASTOPT_F32 : FASTOPT_F64;
+}
+
+static size_t bytes_of(int tensor)
+{
+    return sizes[tensor] * (dtype_of(tensor) == FASTOPT_F32 ? sizeof(float) : sizeof(double));
+}
+
+static void fill(void *memory, int tensor, int seed)
+{
+    for (size_t i = 0; i < sizes[tensor]; i++) {
+        const double x = (double)((i * 7919 + (size_t)seed * 104729) % 2001) / 1000.0 - 1.0; /* from -1 to 1 */
+        if (dtype_of(tensor) == FASTOPT_F32)
+            ((float *)memory)[i] = (float)x;
+        else
+            ((double *)memory)[i] = x;
+    }
+}
+
+static int count_names(const char *list)
+{
+    int count = 1;
+
+    for (; *list; list++)
+        count += *list == ',';
+    return count;
+}
+
+/* Every rule in turn, with all its buffers. */
+static void make(job *j, int number, int threads)
+{
+    static const unsigned extras[] = {0, FASTOPT_CLIP_NORM, FASTOPT_ZERO_GRAD, FASTOPT_SKIP_NONFINITE,
+                                      FASTOPT_CLIP_NORM | FASTOPT_ZERO_GRAD};
+    const fastopt_rule_info *info;
+    char names[200];
+    int h = 0, rules = 0, rule;
+
+    while (fastopt_rule(rules))
+        rules++;
+    rule = number % rules;
+    info = fastopt_rule(rule);
+    memset(j, 0, sizeof *j);
+    j->number = number;
+    for (int i = 0; i < TENSORS; i++) {
+        fastopt_tensor *tensor = &j->tensors[i];
+        tensor->n = sizes[i];
+        MUST(tensor->p = malloc(bytes_of(i)));
+        MUST(tensor->g = malloc(bytes_of(i)));
+        fill(tensor->p, i, number + 1);
+        for (int k = 0; k < count_names(info->states); k++)
+            MUST(tensor->state[k] = calloc(bytes_of(i), 1));
+    }
+    for (int k = 0; k < 2; k++)
+        j->groups[k] = (fastopt_group){.rule = rule, .dtype = k, .count = 2, .tensors = j->tensors + 2 * k};
+    snprintf(names, sizeof names, "%s", info->hypers);
+    for (char *name = strtok(names, ", "); name; name = strtok(NULL, ", "), h++) {
+        const char *range = fastopt_hyper_range(name);
+        const int below_one = strstr(range, "1)") != NULL, count = strstr(range, "whole") != NULL;
+        const double value = !strcmp(name, "grad_scale") ? 1.0 : count ? 2.0 : below_one ? 0.9 : 0.01;
+        j->groups[0].hyper[h] = j->groups[1].hyper[h] = value;
+    }
+    j->model = (fastopt_model){2, j->groups, 0.5, 20.0, extras[number % 5], threads, 0.0};
+}
+
+static void run(job *j)
+{
+    for (int step = 0; step < STEPS; step++) {
+        for (int i = 0; i < TENSORS; i++)
+            fill(j->tensors[i].g, i, 100 * j->number + step);
+        MUST(fastopt_step(&j->model) == FASTOPT_OK);
+        MUST(fastopt_clip_grad_norm(&j->model) == FASTOPT_OK);
+    }
+}
+
+static int same(const job *a, const job *b)
+{
+    for (int i = 0; i < TENSORS; i++) {
+        const fastopt_tensor *x = &a->tensors[i], *y = &b->tensors[i];
+        if (memcmp(x->p, y->p, bytes_of(i)) || memcmp(x->g, y->g, bytes_of(i)))
+            return 0;
+        for (int k = 0; k < FASTOPT_MAX_STATES; k++)
+            if (x->state[k] && memcmp(x->state[k], y->state[k], bytes_of(i)))
+                return 0;
+    }
+    return !memcmp(&a->model.norm, &b->model.norm, sizeof(double));
+}
+
+static void forget(job *j)
+{
+    for (int i = 0; i < TENSORS; i++) {
+        free(j->tensors[i].p);
+        free(j->tensors[i].g);
+        for (int k = 0; k < FASTOPT_MAX_STATES; k++)
+            free(j->tensors[i].state[k]);
+    }
+}
+
+/* ---- What the threads do. ---- */
+
+static atomic_int ready, running = MODELS;
+
+/* Returns when so many threads are here: the library is first used by all of them at once. */
+static void meet(int all)
+{
+    atomic_fetch_add(&ready, 1);
+    while (atomic_load(&ready) < all)
+        ;
+}
+
+static int everybody;
+
+static void *stepping(void *argument)
+{
+    meet(everybody);
+    run(argument);
+    atomic_fetch_sub(&running, 1);
+    return NULL;
+}
+
+static void *choosing(void *unused)
+{
+    meet(everybody);
+    do {
+        for (int i = 0; fastopt_available_isa(i); i++) {
+            MUST(fastopt_use_isa(fastopt_available_isa(i)) == FASTOPT_OK);
+            MUST(fastopt_isa());
+            MUST(fastopt_use_isa("none such") == FASTOPT_ERR_ISA);
+        }
+        MUST(fastopt_use_isa(NULL) == FASTOPT_OK);
+    } while (atomic_load(&running));
+    return unused;
+}
+
+static void *counting(void *unused)
+{
+    meet(everybody);
+    for (int i = 0; atomic_load(&running); i++) {
+        fastopt_set_num_threads(1 + i % 4);
+        MUST(fastopt_get_num_threads() == 1 + i % 4);
+    }
+    return unused;
+}
+
+/* The memory is there before: a child of several threads may not count on malloc(). */
+static void *forking(void *argument)
+{
+    job *many = argument, *serial = many + 1;
+
+    meet(everybody);
+    for (int i = 0; i < FORKS; i++) {
+        const pid_t child = fork();
+        int status;
+        MUST(child >= 0);
+        if (!child) {
+            run(many);
+            run(serial);
+            _exit(!same(many, serial));
+        }
+        MUST(waitpid(child, &status, 0) == child);
+        MUST(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    }
+    return NULL;
+}
+
+int main(void)
+{
+    static job jobs[MODELS], alone[2];
+    pthread_t threads[MODELS + 3];
+    int started = 0;
+
+    everybody = MODELS + 3;
+    for (int i = 0; i < MODELS; i++)
+        make(&jobs[i], i, i % 5); /* 0: what fastopt_set_num_threads() says */
+    make(&alone[0], MODELS - 1, 3);
+    make(&alone[1], MODELS - 1, 1);
+    for (int i = 0; i < MODELS; i++)
+        MUST(!pthread_create(&threads[started++], NULL, stepping, &jobs[i]));
+    MUST(!pthread_create(&threads[started++], NULL, choosing, NULL));
+    MUST(!pthread_create(&threads[started++], NULL, counting, NULL));
+    MUST(!pthread_create(&threads[started++], NULL, forking, alone));
+    for (int i = 0; i < started; i++)
+        MUST(!pthread_join(threads[i], NULL));
+    for (int i = 0; i < MODELS; i++) {
+        job serial;
+        make(&serial, i, 1);
+        run(&serial);
+        MUST(same(&jobs[i], &serial));
+        forget(&serial);
+        forget(&jobs[i]);
+    }
+    forget(&alone[0]);
+    forget(&alone[1]);
+    printf("%d threads: ok\n", everybody);
+    return 0;
+}

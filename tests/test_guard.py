@@ -1,0 +1,38 @@
+"""No loop reads or writes an element outside its buffers (guard.c), in the eyes of the system and of every tool."""
+
+import re
+
+import pytest
+from commands import build_with_core, compiler, run, run_well
+from common import VARIANTS
+
+# The sanitizers stop at the first error; each comes with every K-th case.
+ADDRESS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+INTEGER = ["-O1", "-g", "-fsanitize=integer,function", "-fno-sanitize-recover=all"]
+TOOLS = [
+    ("gcc", ["-O3"], 1),
+    ("clang", ["-O3"], 3),
+    ("gcc", ADDRESS, 11),
+    ("clang", ADDRESS, 11),
+    ("clang", INTEGER, 11),
+]
+
+
+def check(output):
+    variants, cases = map(int, re.fullmatch(r"(\d+) variants, (\d+) cases: ok\n", output).groups())
+    assert variants == len(VARIANTS)
+    assert cases > 50_000
+
+
+@pytest.mark.parametrize(("name", "flags", "every"), TOOLS)
+def test_every_buffer_between_pages_that_must_not_be_touched(name, flags, every, tmp_path):
+    check(run_well(build_with_core(name, flags, "guard.c", tmp_path), every))
+
+
+def test_valgrind_sees_nothing_either(tmp_path):
+    """Which has no AVX-512, and tells programs so."""
+    valgrind = compiler("valgrind")
+    if run(valgrind, "-q", "true").returncode != 0:
+        pytest.skip("valgrind does not run here: install libc6-dbg, or a valgrind that knows this processor")
+    program = build_with_core("gcc", ["-O3", "-g"], "guard.c", tmp_path)
+    check(run_well(valgrind, "-q", "--error-exitcode=1", program, 61))
