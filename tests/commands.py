@@ -39,15 +39,16 @@ CSRC = Path(__file__).parents[1] / "csrc"
 STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
 
 
-def build_with_core(name, flags, program, folder, core_flags=()):
+def build(name, flags, program, folder, sources=tuple(sorted(CSRC.glob("*.c")))):
     """A C program of this folder, linked with the core; the flags may ask for sanitizers."""
     cc, flags = compiler(name), ["-std=c11", *STRICT, *flags]
+    if name == "gcc" and not any("sanitize" in flag for flag in flags) and os.environ.get("FASTOPT_COVERAGE"):
+        flags += ["--coverage", "-fprofile-update=atomic"]  # for `make coverage`
     (folder / "empty.c").write_text("int main(void)\n{\n    return 0;\n}\n", encoding="utf-8")
     if run(cc, *flags, "empty.c", "-o", "empty", cwd=folder).returncode != 0:
         runtime = "libclang-rt-dev" if "clang" in name else "libasan, libubsan and libtsan"
         pytest.skip(f"{name} has no {' '.join(flags[-2:])}: install its sanitizers' libraries ({runtime})")
-    run_well(cc, *flags, *core_flags, "-I", CSRC, "-c", *sorted(CSRC.glob("*.c")), cwd=folder)
-    objects = sorted(folder.glob("*.o"))
-    source = Path(__file__).with_name(program)
-    run_well(cc, *flags, "-I", CSRC, source, *objects, "-pthread", "-o", source.stem, cwd=folder)
-    return folder / source.stem
+    sources = [Path(__file__).with_name(program), *sources]
+    run_well(cc, *flags, "-I", CSRC, "-c", *sources, cwd=folder)
+    run_well(cc, *flags, *(f"{source.stem}.o" for source in sources), "-pthread", "-o", "program", cwd=folder)
+    return folder / "program"

@@ -324,6 +324,7 @@ static numbers step_of(const variant *v, int dtype, size_t n)
         state[j] = v->has[j] ? x.after[2 + j] : NULL;
     now.what = "a step on ordinary memory";
     MUST(table[v->rule].functions[dtype](n, x.after[0], x.after[1], state, v->hyper, v->options) == FASTOPT_OK);
+    MUST(!VALGRIND_COUNT_ERRORS);
     for (int k = 0; k < BUFFERS; k++)
         if (k < 2 || v->has[k - 2])
             MUST((k == 1) == !memcmp(x.before[k], x.after[k], n * size_of(dtype)));

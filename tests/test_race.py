@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from commands import build_with_core, run
+from commands import build, run
 
 THREAD = ["-O1", "-g", "-fsanitize=thread"]
 ADDRESS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -16,11 +16,11 @@ OPTIONS = {"TSAN_OPTIONS": "die_after_fork=0 halt_on_error=1"}
     [("gcc", ["-O3"]), ("gcc", THREAD), ("clang", THREAD), ("gcc", ADDRESS), ("clang", ADDRESS)],
 )
 def test_threads_that_step_choose_and_fork_at_once(name, flags, tmp_path):
-    program = build_with_core(name, flags, "race.c", tmp_path)
-    done = run(program, env={**os.environ, **OPTIONS}, timeout=300)
+    program = build(name, flags, "race.c", tmp_path)
+    done = run(program, env={**os.environ, **OPTIONS}, timeout=120)
     if (
         "unexpected memory mapping" in done.stderr
     ):  # older runtimes know fewer places where the system may load a program
-        done = run("setarch", "-R", program, env={**os.environ, **OPTIONS}, timeout=300)
+        done = run("setarch", "-R", program, env={**os.environ, **OPTIONS}, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("threads: ok\n")

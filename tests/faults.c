@@ -1,0 +1,150 @@
+/*
+ * faults.c - what the core does where the system has less, or refuses: other processors, and no threads.
+ *
+ * The core is compiled into this file, with functions of ours in place of the system's.
+ */
+#define _POSIX_C_SOURCE 200809L
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- A processor that lacks a feature, and a system that starts so many threads more. ---- */
+
+static const char *lacking = "";
+
+static int supports(const char *feature)
+{
+    return strcmp(feature, lacking) != 0;
+}
+#define __builtin_cpu_supports(feature) supports(feature)
+
+static int started;
+
+#ifndef FASTOPT_NO_THREADS
+static int may_start, may_prepare;
+
+static int create(pthread_t *thread, const pthread_attr_t *attributes, void *(*function)(void *), void *argument)
+{
+    if (!may_start)
+        return 11;
+    may_start--;
+    started++;
+    return pthread_create(thread, attributes, function, argument);
+}
+
+static int atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void))
+{
+    return may_prepare ? pthread_atfork(prepare, parent, child) : 12;
+}
+#define pthread_create create
+#define pthread_atfork atfork
+#endif
+
+#include "threads.c" /* first: it says which POSIX it needs */
+
+#include "fastopt.c"
+
+#include "driver.c"
+
+#define MUST(condition) \
+    do { \
+        if (!(condition)) { \
+            printf("faults.c:%d: %s\n", __LINE__, #condition); \
+            exit(1); \
+        } \
+    } while (0)
+
+/* ---- Instruction sets. ---- */
+
+static int available(void)
+{
+    int count = 0;
+
+    while (fastopt_available_isa(count))
+        count++;
+    MUST(!fastopt_available_isa(-1));
+    return count;
+}
+
+static void instruction_sets(void)
+{
+    float p[1] = {1}, g[1] = {1};
+    fastopt_model model = {0};
+    fastopt_group group = {0};
+
+    setenv("FASTOPT_ISA", "none such", 1);
+    MUST(!fastopt_isa());
+    MUST(fastopt_sgd_f32(1, p, g, NULL, 1, 1, 0, 0, 0, 1, 0) == FASTOPT_ERR_ISA);
+    MUST(fastopt_step(&model) == FASTOPT_ERR_ISA);
+    MUST(fastopt_global_norm(&model) == FASTOPT_ERR_ISA);
+    MUST(fastopt_clip_grad_norm(&model) == FASTOPT_ERR_ISA);
+    MUST(fastopt_check(&group) == FASTOPT_ERR_ISA);
+    MUST(fastopt_use_isa(NULL) == FASTOPT_ERR_ISA);
+    MUST(p[0] == 1.0f);
+    MUST(fastopt_use_isa("baseline") == FASTOPT_OK && !strcmp(fastopt_isa(), "baseline"));
+    setenv("FASTOPT_ISA", "", 1);
+#ifdef FASTOPT_X86
+    {
+        static const char *const avx512[] = {"avx512f", "avx512dq", "avx512vl", "avx512bw"};
+        MUST(available() == 3 && fastopt_use_isa("") == FASTOPT_OK && !strcmp(fastopt_isa(), "avx512"));
+        for (int i = 0; i < 4; i++) {
+            lacking = avx512[i];
+            MUST(available() == 2 && fastopt_use_isa("avx512") == FASTOPT_ERR_ISA);
+            MUST(fastopt_use_isa("") == FASTOPT_OK && !strcmp(fastopt_isa(), "avx2"));
+        }
+        lacking = "avx2";
+        MUST(available() == 1 && fastopt_use_isa("avx2") == FASTOPT_ERR_ISA);
+    }
+#endif
+    MUST(fastopt_use_isa(NULL) == FASTOPT_OK && !strcmp(fastopt_isa(), "baseline"));
+}
+
+/* ---- Threads. ---- */
+
+enum { LARGE = 2000000 };
+
+static float ones[LARGE], slopes[LARGE];
+
+/* A step that is worth four threads: it is done whole, whoever works on it, and started so many workers. */
+static void step(int workers)
+{
+    fastopt_tensor tensor = {.n = LARGE, .p = ones, .g = slopes};
+    fastopt_group group = {.hyper = {1, 0.25, 0, 0, 0, 1}, .count = 1, .tensors = &tensor};
+    fastopt_model model = {.count = 1, .groups = &group, .grad_scale = 1, .threads = 4};
+
+    group.rule = fastopt_find_rule("sgd");
+    for (size_t i = 0; i < LARGE; i++) {
+        ones[i] = 1;
+        slopes[i] = (float)(i % 3);
+    }
+    started = 0;
+    MUST(fastopt_step(&model) == FASTOPT_OK);
+    MUST(started == workers);
+    for (size_t i = 0; i < LARGE; i++)
+        MUST(ones[i] == 1 - (float)(i % 3) / 4);
+}
+
+int main(void)
+{
+    instruction_sets();
+#ifdef FASTOPT_POSIX_THREADS
+    may_start = 3;
+    step(0); /* nothing is started that a fork would not be told of */
+    may_prepare = 1;
+    may_start = 0;
+    step(0);
+    may_start = 1;
+    step(1);
+    step(0);
+    may_start = 10;
+    step(2); /* what was refused is asked for again */
+    step(0);
+    stop_workers();
+    step(0); /* as the process ends, nobody starts any more */
+#else
+    step(0);
+#endif
+    printf("ok\n");
+    return 0;
+}
