@@ -1,9 +1,10 @@
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from commands import clean_environment, run, run_well
+from commands import clean_environment, compiler, run, run_well
 from common import ISAS
 
 import fastopt
@@ -70,3 +71,31 @@ def archives(sources, tmp_path_factory):
     (sdist,) = out.glob("*.tar.gz")
     (wheel,) = out.glob("*.whl")
     return sdist, wheel
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory):
+    """Builds a C program of this folder and links it with the core, which is built once for the same flags."""
+    cores, sources = {}, sorted((ROOT / "csrc").glob("*.c"))
+    strict = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror", "-pthread"]
+
+    def compile_core(cc, flags):
+        folder = tmp_path_factory.mktemp("core")
+        run_well(cc, *flags, "-c", *sources, cwd=folder)
+        return [folder / f"{path.stem}.o" for path in sources]
+
+    def build_program(name, flags, program, core=True):
+        cc, folder, flags = compiler(name), tmp_path_factory.mktemp(name), (*strict, *flags)
+        if name == "gcc" and "sanitize" not in str(flags) and os.environ.get("FASTOPT_COVERAGE"):
+            flags += ("--coverage", "-fprofile-update=atomic")
+        (folder / "empty.c").write_text("int main(void)\n{\n    return 0;\n}\n", encoding="utf-8")
+        if run(cc, *flags, "empty.c", "-o", "empty", cwd=folder).returncode != 0:
+            runtime = "libclang-rt-dev" if name == "clang" else "libasan, libubsan and libtsan"
+            pytest.skip(f"{name} does not link with {' '.join(flags)}: install its sanitizers' libraries ({runtime})")
+        if core and (cc, flags) not in cores:
+            cores[cc, flags] = compile_core(cc, flags)
+        objects = cores[cc, flags] if core else []
+        run_well(cc, *flags, "-I", ROOT / "csrc", ROOT / "tests" / program, *objects, "-o", "program", cwd=folder)
+        return folder / "program"
+
+    return build_program

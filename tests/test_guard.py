@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from commands import build, compiler, run, run_well
+from commands import compiler, run, run_well
 from common import VARIANTS
 
 # The sanitizers stop at the first error; each comes with every K-th case.
@@ -25,14 +25,14 @@ def check(output):
 
 
 @pytest.mark.parametrize(("name", "flags", "every"), TOOLS)
-def test_every_buffer_between_pages_that_must_not_be_touched(name, flags, every, tmp_path):
-    check(run_well(build(name, flags, "guard.c", tmp_path), every))
+def test_every_buffer_between_pages_that_must_not_be_touched(name, flags, every, build):
+    check(run_well(build(name, flags, "guard.c"), every))
 
 
-def test_valgrind_sees_nothing_either(tmp_path):
+def test_valgrind_sees_nothing_either(build):
     """Which has no AVX-512, and tells programs so."""
     valgrind = compiler("valgrind")
     if run(valgrind, "-q", "true").returncode != 0:
         pytest.skip("valgrind does not run here: install libc6-dbg, or a valgrind that knows this processor")
-    program = build("gcc", ["-O3", "-g"], "guard.c", tmp_path)
+    program = build("gcc", ["-O3"], "guard.c")
     check(run_well(valgrind, "-q", "--error-exitcode=1", program, 61))

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from commands import build, run
+from commands import run
 
 THREAD = ["-O1", "-g", "-fsanitize=thread"]
 ADDRESS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -13,10 +13,10 @@ OPTIONS = {"TSAN_OPTIONS": "die_after_fork=0 halt_on_error=1"}
 
 @pytest.mark.parametrize(
     ("name", "flags"),
-    [("gcc", ["-O3"]), ("gcc", THREAD), ("clang", THREAD), ("gcc", ADDRESS), ("clang", ADDRESS)],
+    [("gcc", ["-O3"]), ("gcc", THREAD), ("clang", THREAD), ("clang", ADDRESS)],
 )
-def test_threads_that_step_choose_and_fork_at_once(name, flags, tmp_path):
-    program = build(name, flags, "race.c", tmp_path)
+def test_threads_that_step_choose_and_fork_at_once(name, flags, build):
+    program = build(name, flags, "race.c")
     done = run(program, env={**os.environ, **OPTIONS}, timeout=120)
     if (
         "unexpected memory mapping" in done.stderr
