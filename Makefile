@@ -1,6 +1,6 @@
 # `make demo` and `make test` do everything from a fresh clone: they need Python >= 3.10, a C compiler and
-# the package index. `make bench` measures, `make amalgamation` writes the C core as one file, `make lint` checks style,
-# `make clean` removes what was made. `make test-arch` runs the core on emulated processors and says what it lacks for
+# the package index. `make bench` measures, `make coverage` counts the lines that the tests execute, `make amalgamation`
+# writes the C core as one file, `make lint` checks style, `make clean` removes what was made. `make test-arch` runs the core on emulated processors and says what it lacks for
 # that; `make test-nehalem` runs the tests of the arithmetic on an x86-64 processor without AVX, in many minutes.
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +12,7 @@ NEHALEM := parity extras textbook optimizers boundary bind minibatches signature
 
 SOURCES := setup.py pyproject.toml $(shell find csrc fastopt -name '*.[chd]*' -o -name '*.p*x*' -o -name '*.pxd')
 
-.PHONY: demo test test-arch test-nehalem bench amalgamation lint clean
+.PHONY: demo test test-arch test-nehalem bench coverage amalgamation lint clean
 
 demo: $(VENV)/.installed-demo
 	$(VENV)/bin/python -m fastopt demo $(ARGS)
@@ -34,6 +34,17 @@ bench: $(VENV)/.installed-$(BENCH_EXTRAS)
 	$(VENV)/bin/python bench/run.py $(ARGS)
 	$(VENV)/bin/pytest bench -o python_files='bench_*.py' -o pythonpath=bench --benchmark-group-by=group \
 		--benchmark-sort=name --benchmark-columns=median,iqr,rounds
+
+# The lines of csrc/ and of the Cython modules that the tests execute, counted in a copy of the sources, which stays.
+COVERED := build/coverage
+coverage: $(VENV)/.installed-coverage
+	rm -rf $(COVERED)
+	mkdir -p $(COVERED)
+	tar -c --exclude='*.so' --exclude=__pycache__ csrc fastopt tests bench examples *.* LICENSE Makefile | tar -x -C $(COVERED)
+	cd $(COVERED) && export PATH="$(abspath $(VENV))/bin:$$PATH" FASTOPT_COVERAGE=1 PYTHONPATH="$$PWD" && \
+		python setup.py -q build_ext --inplace && \
+		{ coverage run -m pytest --basetemp=tests-tmp $(ARGS); coverage report --show-missing; \
+		gcovr --gcov-ignore-parse-errors=all --merge-lines --filter 'csrc/' . ; }
 
 amalgamation: $(VENV)/.installed-amalgamation
 	mkdir -p $(AMALGAMATION)

@@ -1,5 +1,6 @@
 """The compiled modules. Everything else about the package stands in pyproject.toml."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -17,6 +18,12 @@ cflags = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapp
 if sys.platform == "win32":
     raise SystemExit("fastopt builds with gcc or clang on Linux and macOS; Windows is not supported yet")
 
+# `make coverage`: the lines of Cython and C that a run executes are counted, and the C files lie beside the .pyx files,
+# where Cython's plugin for coverage.py looks for them.
+coverage = bool(os.environ.get("FASTOPT_COVERAGE"))
+if coverage:
+    cflags = [*cflags, "-O0", "--coverage", "-fprofile-update=atomic"]
+
 
 def extension(name, sources=()):
     return Extension(
@@ -27,10 +34,11 @@ def extension(name, sources=()):
             ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
             ("FASTOPT_CFLAGS", f'"{" ".join(cflags)}"'),
             ("FASTOPT_NAMESPACE", "py_"),  # a program with a core of its own may load this one beside it
+            *([("CYTHON_TRACE_NOGIL", "1")] if coverage else []),
         ],
         depends=[str(path) for path in Path("csrc").rglob("*.[hd]*")],
         extra_compile_args=cflags,
-        extra_link_args=["-pthread"],
+        extra_link_args=["-pthread", *(["--coverage"] if coverage else [])],
     )
 
 
@@ -44,6 +52,7 @@ setup(
             extension("engine"),
             extension("clipping"),
         ],
-        build_dir="build/cython",
+        build_dir=None if coverage else "build/cython",
+        compiler_directives={"linetrace": coverage},
     ),
 )
