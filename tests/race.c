@@ -22,6 +22,7 @@ enum {
     TENSORS = 4,
     STEPS = 3,
     FORKS = 3,
+    QUIET = 50,
     LARGE = 180001, /* elements; a model of three times as many is worth two threads for the norm, up to four for a step */
     BUFFERS = FASTOPT_MAX_STATES + 2
 };
@@ -221,6 +222,8 @@ int main(void)
     for (int i = 0; i < MODELS; i++)
         make(&jobs[i], i, i % 5); /* 0: what fastopt_set_num_threads() says */
     make(&alone[0], MODELS - 1, 3);
+    for (int i = 0; i < TENSORS; i++)
+        fill(alone[0].tensors[i].g, i, 1);
     make(&alone[1], MODELS - 1, 1);
     for (int i = 0; i < MODELS; i++)
         MUST(!pthread_create(&threads[started++], NULL, stepping, &jobs[i]));
@@ -229,6 +232,8 @@ int main(void)
     MUST(!pthread_create(&threads[started++], NULL, forking, alone));
     for (int i = 0; i < started; i++)
         MUST(!pthread_join(threads[i], NULL));
+    for (int i = 0; i < QUIET; i++) /* workers that still look for work when the next comes, not woken from sleep */
+        MUST(fastopt_global_norm(&alone[0].model) == FASTOPT_OK);
     for (int i = 0; i < MODELS; i++) {
         job serial;
         make(&serial, i, 1);
