@@ -44,7 +44,7 @@ coverage: $(VENV)/.installed-coverage
 	cd $(COVERED) && export PATH="$(abspath $(VENV))/bin:$$PATH" FASTOPT_COVERAGE=1 PYTHONPATH="$$PWD" && \
 		python setup.py -q build_ext --inplace && \
 		{ coverage run -m pytest --basetemp=tests-tmp $(ARGS); coverage report --show-missing; \
-		gcovr --merge-mode-functions=separate --filter csrc/ . ; }
+		gcovr --merge-mode-functions=separate --merge-lines --filter csrc/ . ; }
 
 amalgamation: $(VENV)/.installed-amalgamation
 	mkdir -p $(AMALGAMATION)

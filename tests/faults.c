@@ -100,6 +100,28 @@ static void instruction_sets(void)
     MUST(fastopt_use_isa(NULL) == FASTOPT_OK && !strcmp(fastopt_isa(), "baseline"));
 }
 
+/* ---- Errors. ---- */
+
+static void errors(void)
+{
+    static const int all[] = {FASTOPT_OK, FASTOPT_SKIPPED, FASTOPT_ERR_ISA, FASTOPT_ERR_RULE, FASTOPT_ERR_OPTION,
+                              FASTOPT_ERR_BUFFER, FASTOPT_ERR_MODEL, FASTOPT_ERR_HYPER, 2};
+    const int count = (int)(sizeof all / sizeof *all);
+    float one[1] = {1};
+    fastopt_tensor tensor = {.n = 1, .g = one}; /* no parameter */
+    fastopt_group group = {.hyper = {1, 0.25, 0, 0, 0, 1}, .count = 1, .tensors = &tensor};
+    fastopt_model model = {.count = 1, .groups = &group, .grad_scale = 1};
+
+    for (int i = 0; i < count; i++)
+        for (int j = 0; j < i; j++)
+            MUST(strcmp(fastopt_strerror(all[i]), fastopt_strerror(all[j])));
+    MUST(fastopt_strerror(FASTOPT_ERR_HYPER) == fastopt_strerror(FASTOPT_ERR_HYPER - FASTOPT_MAX_HYPERS + 1));
+    MUST(fastopt_strerror(FASTOPT_ERR_HYPER - FASTOPT_MAX_HYPERS) == fastopt_strerror(2));
+    group.rule = fastopt_find_rule("sgd");
+    MUST(fastopt_step(&model) == FASTOPT_ERR_BUFFER);
+    MUST(fastopt_global_norm(&model) == FASTOPT_OK && model.norm == 1.0);
+}
+
 /* ---- Threads. ---- */
 
 enum { LARGE = 2000000 };
@@ -128,6 +150,7 @@ static void step(int workers)
 int main(void)
 {
     instruction_sets();
+    errors();
 #ifdef FASTOPT_POSIX_THREADS
     may_start = 3;
     step(0); /* nothing is started that a fork would not be told of */
