@@ -326,7 +326,6 @@ const char *fastopt_strerror(int error)
     case FASTOPT_ERR_OPTION: return "an option that the rule or its hyperparameters do not allow";
     case FASTOPT_ERR_BUFFER: return "a buffer that the rule or its hyperparameters need is NULL";
     case FASTOPT_ERR_MODEL: return "grad_scale must be a finite number, max_norm a number >= 0, extras an OR of its values";
-    default: break;
     }
     return error <= FASTOPT_ERR_HYPER && error > FASTOPT_ERR_HYPER - FASTOPT_MAX_HYPERS
                ? "a hyperparameter is out of its range"

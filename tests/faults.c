@@ -108,8 +108,8 @@ static void errors(void)
                               FASTOPT_ERR_BUFFER, FASTOPT_ERR_MODEL, FASTOPT_ERR_HYPER, 2};
     const int count = (int)(sizeof all / sizeof *all);
     float one[1] = {1};
-    fastopt_tensor tensor = {.n = 1, .g = one}; /* no parameter */
-    fastopt_group group = {.hyper = {1, 0.25, 0, 0, 0, 1}, .count = 1, .tensors = &tensor};
+    fastopt_tensor tensors[] = {{.n = 1, .g = one}, {.n = 1, .p = one, .g = one, .state = {one}}};
+    fastopt_group group = {.hyper = {1, 0.25, 0, 0, 0, 1}, .count = 1, .tensors = tensors};
     fastopt_model model = {.count = 1, .groups = &group, .grad_scale = 1};
 
     for (int i = 0; i < count; i++)
@@ -118,7 +118,11 @@ static void errors(void)
     MUST(fastopt_strerror(FASTOPT_ERR_HYPER) == fastopt_strerror(FASTOPT_ERR_HYPER - FASTOPT_MAX_HYPERS + 1));
     MUST(fastopt_strerror(FASTOPT_ERR_HYPER - FASTOPT_MAX_HYPERS) == fastopt_strerror(2));
     group.rule = fastopt_find_rule("sgd");
-    MUST(fastopt_step(&model) == FASTOPT_ERR_BUFFER);
+    MUST(fastopt_step(&model) == FASTOPT_ERR_BUFFER); /* no parameter */
+    tensors[0].p = one;
+    group.count = 2;
+    MUST(fastopt_step(&model) == FASTOPT_ERR_BUFFER); /* a state that the first tensor does not have */
+    group.count = 1;
     MUST(fastopt_global_norm(&model) == FASTOPT_OK && model.norm == 1.0);
 }
 
