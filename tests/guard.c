@@ -125,6 +125,7 @@ static int takes(variant *v, double momentum)
     fastopt_tensor tensor = {0};
     fastopt_group group = {0};
 
+    tensor.n = 1; /* where there is nothing to step, nothing is needed */
     for (int i = 0; i < table[v->rule].hypers; i++)
         v->hyper[i] = strcmp(table[v->rule].names[i], "momentum") ? values[table[v->rule].ranges[i]] : momentum;
     for (int j = 0; j < FASTOPT_MAX_STATES; j++)
