@@ -1,5 +1,5 @@
 from collections.abc import Iterable
-from typing import TypeVar, final
+from typing import Any, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ class Rule:
 RULES: dict[str, Rule]
 MAX_THREADS: int
 
+def as_number(name: str, value: Any) -> float: ...
 def pair(name: str, value: Iterable[_T]) -> tuple[_T, _T]: ...
 def checked_array(
     name: str, obj: NDArray[np.float32] | NDArray[np.float64] | Buffer, writable: bool = False

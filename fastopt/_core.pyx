@@ -17,6 +17,7 @@ import operator
 
 import numpy as np
 
+from fastopt.structure import shown
 from fastopt.threads import default_num_threads
 
 cnp.import_array()
@@ -132,16 +133,26 @@ cdef str spoken(str hyper):
 
 
 cdef double number(str name, object value) except? -1.0:
+    if isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind not in "biufO":
+        # NumPy would read a number from text, and leave the imaginary part behind
+        raise TypeError(f"{spoken(name)} must be a number, got {shown(value)}")
     try:
         return value
-    except (TypeError, ValueError):
-        raise TypeError(f"{spoken(name)} must be a number, got {value!r}") from None
+    except OverflowError:
+        raise ValueError(f"{spoken(name)} must be a number that float64 holds, got {shown(value)}") from None
+    except Exception:
+        raise TypeError(f"{spoken(name)} must be a number, got {shown(value)}") from None
+
+
+def as_number(str name, value):
+    """`value` as a float, or the error that names it."""
+    return number(name, value)
 
 
 cdef double norm_bound(object max_norm) except? -1.0:
     cdef double bound = number("max_norm", max_norm)
     if not bound >= 0:
-        raise ValueError(f"max_norm must be a number >= 0, got {max_norm!r}")
+        raise ValueError(f"max_norm must be a number >= 0, got {shown(max_norm)}")
     return bound
 
 
@@ -151,10 +162,10 @@ cdef int thread_count(object threads) except -1:
         return 0
     try:
         count = operator.index(threads)
-    except TypeError:
-        raise TypeError(f"threads must be a whole number or None, got {threads!r}") from None
+    except Exception:
+        raise TypeError(f"threads must be a whole number or None, got {shown(threads)}") from None
     if count < 1:
-        raise ValueError(f"threads must be >= 1, got {count}")
+        raise ValueError(f"threads must be >= 1, got {shown(count)}")
     return min(count, MAX_THREADS)
 
 
@@ -162,8 +173,8 @@ def pair(name, value):
     """The two numbers of a pair such as `betas`; TypeError for anything else."""
     try:
         first, second = value
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a pair of numbers, got {value!r}") from None
+    except Exception:
+        raise TypeError(f"{name} must be a pair of numbers, got {shown(value)}") from None
     return first, second
 
 
@@ -199,7 +210,7 @@ cdef object wrap(str name, object obj, bint writable):
         return np.asarray(obj)  # a subclass may have its own idea of reshape; the memory is the same
     try:
         return np.asarray(memoryview(obj))
-    except (TypeError, ValueError, BufferError, NotImplementedError):
+    except Exception:  # whatever its own code raises; the errors below say what it is
         pass
     if not hasattr(type(obj), "__dlpack__"):
         raise TypeError(f"{name} is of type {type(obj).__name__}, which has no buffer of float32 or "

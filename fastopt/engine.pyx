@@ -22,6 +22,7 @@ from fastopt.structs cimport (
 cimport numpy as cnp
 
 from fastopt._core import RULES
+from fastopt.structure import shown
 
 cnp.import_array()
 
@@ -423,7 +424,7 @@ cdef class Engine:
         if grad_scale is not 1.0:
             scale = number("grad_scale", grad_scale)
             if not -DBL_MAX <= scale <= DBL_MAX:
-                raise ValueError(f"grad_scale must be a finite number, got {grad_scale!r}")
+                raise ValueError(f"grad_scale must be a finite number, got {shown(grad_scale)}")
         if max_norm is not None:
             bound = norm_bound(max_norm)
             extras |= FASTOPT_CLIP_NORM

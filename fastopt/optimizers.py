@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 import numpy as np
 
 from fastopt import checkpoint
-from fastopt._core import RULES, pair
+from fastopt._core import RULES, as_number, pair
 from fastopt.engine import Engine
 from fastopt.memory import zeros_like
-from fastopt.structure import Structure, is_array, kind, same_keys, sequence
+from fastopt.structure import Structure, is_array, kind, listed, same_keys, sequence, shown
 
 __all__ = ["NAG", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Momentum", "Optimizer", "ParamGroup", "RMSprop"]
 
@@ -49,36 +50,32 @@ def _uninterrupted(change: Callable[[], None]) -> None:
 # ---- Hyperparameters. ----
 
 
-def _number(name: str, value: Any) -> float:
-    try:
-        if isinstance(value, str):
-            raise TypeError
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {value!r}") from None
-
-
 def _normal(key: str, value: Any) -> Any:
     """`value` as the type that is kept and saved: bool, float, or a pair of floats."""
     if key == "betas":
-        return tuple(_number(f"betas[{i}]", beta) for i, beta in enumerate(pair("betas", value)))
+        return tuple(as_number(f"betas[{i}]", beta) for i, beta in enumerate(pair("betas", value)))
     if key in _SWITCHES:
         if not isinstance(value, (bool, np.bool_)):
-            raise TypeError(f"{key} must be True or False, got {value!r}")
+            raise TypeError(f"{key} must be True or False, got {shown(value)}")
         return bool(value)
-    return _number(key, value)
+    return as_number(key, value)
 
 
 def _steps(name: str, value: Any) -> int:
-    steps = _number(name, value)
+    steps = as_number(name, value)
     if not (0 <= steps < 2**53 and steps.is_integer()):
-        raise ValueError(f"{name} must be a whole number >= 0, got {value!r}")
+        raise ValueError(f"{name} must be a whole number >= 0, got {shown(value)}")
     return int(steps)
 
 
 def _like(name: str, value: Any, param: Array) -> Array:
     """A saved buffer as an array, if it has the parameter's dtype and shape."""
-    array = np.asarray(value)
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be lost; give its .data")
+    try:
+        array = np.asarray(value).view()  # a view, whose shape and type nobody changes between this check and the copy
+    except Exception as error:
+        raise TypeError(f"{name} cannot be read as an array: {error}") from error
     if array.dtype != param.dtype:
         raise TypeError(f"{name} has dtype {array.dtype}, but the parameter has {param.dtype}")
     if array.shape != param.shape:
@@ -140,7 +137,7 @@ class ParamGroup(MutableMapping[str, Any]):
         self._optimizer._set([(self, {key: value})])
 
     def __delitem__(self, key: str) -> None:
-        raise TypeError(f"{key!r} cannot be removed from a group")
+        raise TypeError(f"{shown(key)} cannot be removed from a group")
 
     def __iter__(self) -> Iterator[str]:
         yield "params"
@@ -218,9 +215,9 @@ class Optimizer(Engine):
         self._params = params
         self._grouped = False
         if not is_array(params) and not isinstance(params, (Mapping, str)) and isinstance(params, Iterable):
-            self._params = listed = list(params)
-            self._grouped = any(isinstance(item, Mapping) for item in listed)
-            groups = listed if self._grouped else [listed]
+            self._params = items = listed(params)
+            self._grouped = any(isinstance(item, Mapping) for item in items)
+            groups = items if self._grouped else [items]
         self._structures: list[Structure] = []
         self.param_groups: list[ParamGroup] = []
         grad_names: list[str] = []
@@ -282,7 +279,7 @@ class Optimizer(Engine):
         for key, value in change.items():
             if key not in self._hypers():
                 raise KeyError(
-                    f"{key!r} is no hyperparameter of {type(self).__name__}, which has {', '.join(self._hypers())}"
+                    f"{shown(key)} is no hyperparameter of {type(self).__name__}, which has {', '.join(self._hypers())}"
                 )
             if key in self._fixed and not making:
                 raise ValueError(f"{key} acts when the optimizer is made; it cannot be changed later")
@@ -559,9 +556,10 @@ class Optimizer(Engine):
         """The saved parameters' ids, in order, and the hyperparameters of each group."""
         if isinstance(groups, (str, Mapping)) or not isinstance(groups, Iterable):
             raise TypeError(f"state_dict['param_groups'] must be a list of groups, got {type(groups).__name__}")
-        groups = list(groups)
-        if len(groups) != len(self.param_groups):
-            raise ValueError(f"state_dict has {len(groups)} groups, but the optimizer has {len(self.param_groups)}")
+        groups, count = list(itertools.islice(groups, len(self.param_groups) + 1)), len(self.param_groups)
+        if len(groups) != count:
+            found = len(groups) if len(groups) < count else "more"
+            raise ValueError(f"state_dict has {found} groups, but the optimizer has {count}")
         ids: list[Any] = []
         changes = []
         for group, structure, saved in zip(self.param_groups, self._structures, groups, strict=True):
@@ -571,11 +569,14 @@ class Optimizer(Engine):
             same_keys(name, saved, ["params", *self._hypers()], {*_TORCH_ONLY, *self._torch_lacks})
             members = sequence(f"{name}['params']", saved["params"], len(group._tensors), "parameters")
             if len(set(members)) < len(members) or not set(members).isdisjoint(ids):
-                raise ValueError(f"{name}['params'] names a parameter twice: {[*ids, *members]}")
+                raise ValueError(f"{name}['params'] names a parameter twice: {shown([*ids, *members])}")
             names = saved.get("param_names")
-            if structure.keys is not None and names is not None and list(names) != structure.keys:
-                raise ValueError(f"{name} was saved for {list(names)}, but the group has {structure.keys}")
-            values = {key: saved.get(key, group._values[key]) for key in self._hypers()}
+            if structure.keys is not None and names is not None:
+                names = sequence(f"{name}['param_names']", names, len(group._tensors), "names")
+                if names != structure.keys:
+                    raise ValueError(f"{name} was saved for {shown(names)}, but the group has {shown(structure.keys)}")
+            # Made numbers here: the code of strange ones runs now, and none between the checks and the copying.
+            values = self._changed(group, {key: saved.get(key, group._values[key]) for key in self._hypers()}, True)
             for key in self._kept:
                 if values[key] != group._values[key]:
                     raise ValueError(f"{name} has {key}={values[key]!r}, but the optimizer was made with the other")
@@ -589,12 +590,12 @@ class Optimizer(Engine):
         """For each parameter its step count and its state arrays, checked against the parameters."""
         if not isinstance(state, Mapping):
             raise TypeError(f"state_dict['state'] must be a mapping, got {type(state).__name__}")
-        if unknown := [key for key in state if key not in ids]:
-            raise ValueError(f"state_dict['state'] has entries for unknown parameters: {unknown}")
+        if unknown := set(state).difference(ids):
+            raise ValueError(f"state_dict['state'] has entries for unknown parameters: {shown(list(unknown))}")
         rule = RULES[self.rule]
         loaded: list[tuple[int, list[Array | None]]] = []
         for i, key in enumerate(ids):
-            name = f"state_dict['state'][{key!r}]"
+            name = f"state_dict['state'][{shown(key)}]"
             entry = state.get(key, {})
             if not isinstance(entry, Mapping):
                 raise TypeError(f"{name} must be a mapping, got {type(entry).__name__}")

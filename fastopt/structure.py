@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+
+
+def shown(value: Any) -> str:
+    """What an error shows of a value: its repr if it has one, and not much more than a line of it."""
+    try:
+        text = repr(value)
+    except Exception:  # the error that is being made matters more; and so many digits are refused
+        return f"an object of type {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def is_array(obj: Any) -> bool:
@@ -15,7 +25,19 @@ def is_array(obj: Any) -> bool:
         memoryview(obj)
     except TypeError:
         return False
+    except Exception:  # it has a buffer and cannot give it now: what binds it says so
+        return True
     return True
+
+
+def listed(values: Iterable[Any]) -> list[Any]:
+    """The items up to the first that is neither array nor mapping: it is an error, and there may be no end of them."""
+    items = []
+    for item in values:
+        items.append(item)
+        if not is_array(item) and not isinstance(item, Mapping):
+            break
+    return items
 
 
 class Structure:
@@ -27,10 +49,11 @@ class Structure:
         if self.alone:  # if it is no array, binding it says so
             self.leaves = [params]
         elif isinstance(params, Mapping):
-            self.keys, self.leaves = list(params), list(params.values())
+            self.keys = list(params)
+            self.leaves = [params[key] for key in self.keys]
             self.key_set = set(self.keys)
         else:
-            self.leaves = list(params)
+            self.leaves = listed(params)
         if not self.leaves:
             raise ValueError(f"{name} is empty; give at least one array")
 
@@ -38,7 +61,7 @@ class Structure:
         """What errors call the leaves of something of this structure that is called `name`."""
         if self.alone:
             return [name]
-        return [f"{name}[{key!r}]" for key in (range(len(self.leaves)) if self.keys is None else self.keys)]
+        return [f"{name}[{shown(key)}]" for key in (range(len(self.leaves)) if self.keys is None else self.keys)]
 
     def flatten(self, name: str, values: Any) -> list[Any]:
         """The leaves of `values`, which must have this structure, in this order."""
@@ -64,7 +87,9 @@ def sequence(name: str, values: Any, count: int, what: str) -> list[Any]:
     elif is_array(values) or isinstance(values, (Mapping, str)) or not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a sequence of {count} {what}, got {kind(values)}")
     else:
-        leaves = list(values)
+        leaves = list(itertools.islice(values, count + 1))  # there may be no end of them
+        if len(leaves) > count:
+            raise ValueError(f"{name} must be a sequence of {count} {what}, got more")
     if len(leaves) != count:
         raise ValueError(f"{name} must be a sequence of {count} {what}, got {len(leaves)}")
     return leaves
@@ -73,6 +98,6 @@ def sequence(name: str, values: Any, count: int, what: str) -> list[Any]:
 def same_keys(name: str, found: Iterable[Any], needed: Iterable[Any], optional: Iterable[Any] = ()) -> None:
     found, needed, optional = set(found), list(needed), set(optional)
     if missing := [key for key in needed if key not in found and key not in optional]:
-        raise ValueError(f"{name} has no {', '.join(map(repr, missing))}")
-    if unknown := sorted(map(repr, found.difference(needed, optional))):
-        raise ValueError(f"{name} has an unknown {', '.join(unknown)}; expected {', '.join(map(repr, needed))}")
+        raise ValueError(f"{name} has no {', '.join(map(shown, missing))}")
+    if unknown := sorted(map(shown, found.difference(needed, optional))):
+        raise ValueError(f"{name} has an unknown {', '.join(unknown)}; expected {', '.join(map(shown, needed))}")
