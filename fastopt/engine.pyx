@@ -419,8 +419,6 @@ cdef class Engine:
         cdef size_t c
         if grads is not None:
             leaves = self.flat(grads)
-        elif self.bound is None:
-            raise TypeError("grads is None, and no gradients are bound; give them, or bind() them once")
         if grad_scale is not 1.0:
             scale = number("grad_scale", grad_scale)
             if not -DBL_MAX <= scale <= DBL_MAX:
@@ -434,10 +432,13 @@ cdef class Engine:
             extras |= FASTOPT_SKIP_NONFINITE
         if self.busy:
             self.refuse()
+        # From here on no code of the arguments runs but that of gradients, and nobody binds others.
+        if leaves is None and self.bound is None:
+            raise TypeError("grads is None, and no gradients are bound; give them, or bind() them once")
         self.busy = True
         try:
             if leaves is not None:
-                self.take(leaves, zero_grad)
+                self.take(leaves, extras & FASTOPT_ZERO_GRAD)
                 if extras & FASTOPT_ZERO_GRAD and not self.disjoint:
                     self.check_disjoint()
             else:

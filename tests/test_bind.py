@@ -282,6 +282,44 @@ def test_a_gradient_cannot_step_or_change_the_optimizer_that_reads_it():
     assert (opt.lr, opt.state[0]["step"]) == (1.0, 1)
 
 
+def test_what_is_bound_is_looked_at_after_the_arguments():
+    """The code of an argument may let go of the gradients, and their memory may be gone before they are read."""
+    p = np.ones(3)
+    opt = fastopt.SGD(p)
+    opt.bind(np.ones(3))
+    opt.step()
+
+    class Unbinding:
+        def __float__(self):
+            opt.bind(None)
+            return 1.0
+
+    for name in ("grad_scale", "max_norm"):
+        opt.bind(np.ones(3))
+        before = p.copy()
+        with pytest.raises(TypeError, match="no gradients are bound"):
+            opt.step(**{name: Unbinding()})
+        assert_same_bits(p, before)
+
+
+def test_whether_to_zero_is_asked_once():
+    """An answer that changes cannot have a gradient zeroed that was checked as one that is only read."""
+
+    class Wavering:
+        asked = 0
+
+        def __bool__(self):
+            self.asked += 1
+            return self.asked == 1
+
+    p, grad = np.ones(3), np.ones(3)
+    grad.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        fastopt.SGD([p]).step([grad], zero_grad=Wavering())
+    assert (grad == 1).all()
+    assert (p == 1).all()
+
+
 def test_a_list_that_shrinks_under_the_step_is_an_error():
     grads = [None, np.ones(3)]
     grads[0] = Reentrant(np.ones(3), grads.pop)
