@@ -262,7 +262,6 @@ cdef class Engine:
             return grads
         return self._flat(grads)
 
-    @cython.boundscheck(True)  # what a gradient does when it is asked for its memory may shorten the list
     cdef int take(self, list grads, bint writable) except -1:
         """Checks gradients and points the tensors to them; they stay in `held`."""
         cdef size_t i
@@ -271,6 +270,8 @@ cdef class Engine:
         cdef void *data
         self.elsewhere = True
         for i in range(self.tensor_count):
+            if i >= <size_t>len(grads):  # what a gradient does when it is asked for its memory may shorten the list
+                raise ValueError(f"{self.grad_names[i]} was taken out of its list while that was read")
             grad = as_array(<str>self.grad_names[i], grads[i], writable)
             same_shape(<str>self.grad_names[i], grad, <str>self.names[i], <cnp.ndarray>self.arrays[i])
             data = cnp.PyArray_DATA(grad)
