@@ -50,6 +50,7 @@ cdef class Engine:
     cdef bint plain               # whether gradients come in a sequence of arrays
     cdef list names, grad_names   # of the tensors, in errors
     cdef tuple arrays             # the parameters, which also keep the memory alive
+    cdef list views               # of their memory: these keep the types and sizes that were bound
     cdef list states              # for each tensor a list of arrays or None, in the order of the rule's table
     cdef list exports             # memoryviews: while they live, no array can be resized
     cdef list held                # the gradients of the step under way
@@ -112,6 +113,7 @@ cdef class Engine:
                 arrays.append(array)
                 i += 1
         self.arrays = tuple(arrays)
+        self.views = [array[...] for array in arrays]
         self.settings_count, self.tensor_count = len(groups), count
         self.find_spans()
         self.regroup([0.0] * count)
@@ -187,7 +189,7 @@ cdef class Engine:
         cdef int dtype
         for k in range(self.settings_count):
             for j in range(self.settings[k].count):
-                dtype = type_of(self.arrays[i])
+                dtype = type_of(self.views[i])
                 if j == 0 or dtype != self.model.groups[c].dtype or steps[i] != self.taken[c]:
                     c += 1
                     self.model.groups[c] = self.settings[k]
@@ -274,6 +276,8 @@ cdef class Engine:
                 raise ValueError(f"{self.grad_names[i]} was taken out of its list while that was read")
             grad = as_array(<str>self.grad_names[i], grads[i], writable)
             same_shape(<str>self.grad_names[i], grad, <str>self.names[i], <cnp.ndarray>self.arrays[i])
+            if type_of(grad) != type_of(<cnp.ndarray>self.views[i]) or <size_t>cnp.PyArray_SIZE(grad) != self.tensors[i].n:
+                raise ValueError(f"{self.names[i]} has become {grad.dtype} of shape {(<object>grad).shape} since it was bound")
             data = cnp.PyArray_DATA(grad)
             if data != self.tensors[i].g:  # else it was checked at an earlier step
                 other = find_overlap(span_of(grad, 0), self.spans, self.span_count)

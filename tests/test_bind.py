@@ -178,6 +178,28 @@ def test_an_array_that_changes_between_steps_is_looked_at_again():
     assert (p == -1).all()
 
 
+@pytest.mark.filterwarnings("ignore:Setting the dtype:DeprecationWarning")
+@pytest.mark.parametrize(("before", "after"), [(np.float32, np.float64), (np.float64, np.float32)])
+def test_a_parameter_that_becomes_another_type_is_an_error(before, after):
+    """Its elements would be other ones, more or fewer than the state has."""
+    p = np.ones(8, before)
+    opt = fastopt.Adam(p, amsgrad=True)
+    opt.step(np.ones(8, before))
+    saved, bits = opt.state_dict(), p.tobytes()
+    p.dtype = after
+    for _ in range(2):
+        for act in (opt.step, opt.bind):
+            with pytest.raises(ValueError, match=r"params has become float\d\d of shape .* since it was bound"):
+                act(np.ones(p.size, after))
+        with pytest.raises(TypeError, match="dtype"):
+            opt.load_state_dict(saved)
+        assert p.tobytes() == bits
+    p.dtype = before
+    opt.load_state_dict(saved)
+    opt.step(np.ones(8, before))
+    assert opt.state[0]["step"] == 2
+
+
 def test_copies_are_not_bound():
     opt = fastopt.Adam(np.ones(2))
     opt.bind(np.ones(2))
