@@ -196,8 +196,8 @@ class Optimizer(Engine):
     maximize = Hyper[bool]()
 
     def __init__(self, params: Any, *, threads: int | None = None, **hyper: Any) -> None:
-        self.threads = threads
         self._bind(params, hyper)
+        self.threads = threads
         self._set([(group, dict(group._values)) for group in self.param_groups], making=True)
 
     if not TYPE_CHECKING:  # a type checker knows the attributes, and finds the unknown ones by itself
@@ -211,6 +211,8 @@ class Optimizer(Engine):
 
     def _bind(self, params: Any, defaults: dict[str, Any]) -> None:
         """Reads the structure of `params` and binds its arrays; the state buffers follow in `_set`."""
+        if getattr(self, "params", None) is not None:  # as a type checker knows it, it never is
+            raise RuntimeError("this optimizer has its parameters already; make another one for others")
         groups = [params]
         self._params = params
         self._grouped = False
@@ -640,8 +642,8 @@ class Optimizer(Engine):
         return {"params": self._params, "threads": self.threads, "state_dict": self.state_dict()}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
-        self.threads = saved["threads"]
         self._bind(saved["params"], {})
+        self.threads = saved["threads"]
         groups = saved["state_dict"]["param_groups"]
         for group, values in zip(self.param_groups, groups, strict=True):
             group._values = {key: values[key] for key in self._hypers()}

@@ -405,6 +405,18 @@ def test_copies_of_groups():
         assert twin.param_groups[0]["lr"] == 0.2
 
 
+def test_an_optimizer_is_made_once():
+    p, grads = np.ones(3), np.ones(3)
+    opt = fastopt.SGD(p, lr=0.5, threads=2)
+    saved = fastopt.SGD([np.ones(2), np.ones(2)]).__getstate__()
+    for again in (lambda: opt.__init__([np.ones(2), np.ones(2)], threads=3), lambda: opt.__setstate__(saved)):
+        with pytest.raises(RuntimeError, match="has its parameters already"):
+            again()
+        assert (opt.lr, opt.threads, len(opt.param_groups)) == (0.5, 2, 1)
+    opt.step(grads)
+    assert (p == 0.5).all()
+
+
 def test_an_optimizer_of_what_cannot_be_pickled_says_so():
     opt = fastopt.SGD([memoryview(np.ones(3))])
     with pytest.raises(TypeError, match="memoryview"):
