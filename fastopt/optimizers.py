@@ -214,10 +214,9 @@ class Optimizer(Engine):
         if getattr(self, "params", None) is not None:  # as a type checker knows it, it never is
             raise RuntimeError("this optimizer has its parameters already; make another one for others")
         groups = [params]
-        self._params = params
         self._grouped = False
         if not is_array(params) and not isinstance(params, (Mapping, str)) and isinstance(params, Iterable):
-            self._params = items = listed(params)
+            items = listed(params)
             self._grouped = any(isinstance(item, Mapping) for item in items)
             groups = items if self._grouped else [items]
         self._structures: list[Structure] = []
@@ -639,7 +638,10 @@ class Optimizer(Engine):
     # ---- Copies. ----
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"params": self._params, "threads": self.threads, "state_dict": self.state_dict()}
+        # Put together from what was bound: the caller's own lists and mappings may hold other arrays by now.
+        wholes = [structure.whole() for structure in self._structures]
+        params = [{"params": whole} for whole in wholes] if self._grouped else wholes[0]
+        return {"params": params, "threads": self.threads, "state_dict": self.state_dict()}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         self._bind(saved["params"], {})

@@ -57,6 +57,12 @@ class Structure:
         if not self.leaves:
             raise ValueError(f"{name} is empty; give at least one array")
 
+    def whole(self) -> Any:
+        """The parameters in their structure again."""
+        if self.alone:
+            return self.leaves[0]
+        return list(self.leaves) if self.keys is None else dict(zip(self.keys, self.leaves, strict=True))
+
     def names(self, name: str) -> list[str]:
         """What errors call the leaves of something of this structure that is called `name`."""
         if self.alone:

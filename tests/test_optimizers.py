@@ -405,6 +405,29 @@ def test_copies_of_groups():
         assert twin.param_groups[0]["lr"] == 0.2
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
+def test_copies_are_of_what_was_bound(duplicate, grouped):
+    """Not of what the caller's mapping, list or group holds by now."""
+    w, listed = {"a": np.ones(2), "b": np.ones(3)}, [np.ones(2)]
+    groups = [{"params": w}, {"params": listed}]
+    opt = fastopt.Adam(groups if grouped else w)
+    opt.step([{"params": {"a": np.ones(2), "b": np.ones(3)}}, {"params": [np.ones(2)]}] if grouped else w_like(w))
+    before = [p.copy() for p in opt.params]
+    w["a"] = np.zeros(5)
+    w["c"] = np.zeros(1)
+    listed.clear()
+    groups.append("more")
+    twin = duplicate(opt)
+    for found, expected in zip(twin.params, before, strict=True):
+        assert_same_bits(found, expected)
+    assert_equal_dicts(twin.state_dict(), opt.state_dict())
+
+
+def w_like(w):
+    return {key: np.ones_like(value) for key, value in w.items()}
+
+
 def test_an_optimizer_is_made_once():
     p, grads = np.ones(3), np.ones(3)
     opt = fastopt.SGD(p, lr=0.5, threads=2)
