@@ -424,6 +424,12 @@ class Optimizer(Engine):
         """Takes over a state, and parameters if there are any, once all is checked."""
         ids, changes = self._read_groups(state_dict["param_groups"])
         loaded = self._read_state(state_dict["state"], ids, [values for _, values in changes])
+        # The optimizer's own buffers, as `state` shows them, must be read before any of them is written.
+        arenas = {id(buffer.base): buffer.base for slots in self._slots for buffer in slots if buffer is not None}
+        for _, arrays in loaded:
+            for slot, array in enumerate(arrays):
+                if array is not None and any(np.may_share_memory(array, arena) for arena in arenas.values()):
+                    arrays[slot] = array.copy()
 
         def take_over() -> None:
             self._set(changes, making=True)

@@ -365,6 +365,25 @@ def test_loading_keeps_the_buffers_in_place():
     assert not np.array_equal(buffer, saved["state"][0]["exp_avg"])
 
 
+def test_loading_from_the_optimizers_own_buffers():
+    """They may be given in another order: each is read before it is written."""
+    opt = adam_with_state()
+    opt.state["b"]["exp_avg_sq"][:] = 0.25
+    saved, groups = opt.state_dict(), opt.state_dict()["param_groups"]
+    w, b = opt.state["w"], opt.state["b"]
+    swapped = {
+        0: {**w, "exp_avg": w["exp_avg_sq"], "exp_avg_sq": w["exp_avg"], "max_exp_avg_sq": w["exp_avg"][::-1]},
+        1: {**b, "exp_avg": b["exp_avg_sq"], "exp_avg_sq": b["max_exp_avg_sq"], "max_exp_avg_sq": b["exp_avg"]},
+    }
+    opt.load_state_dict({"state": swapped, "param_groups": groups})
+    was, now = saved["state"], opt.state_dict()["state"]
+    for i, names in enumerate((["exp_avg_sq", "exp_avg", "exp_avg"], ["exp_avg_sq", "max_exp_avg_sq", "exp_avg"])):
+        for name, source in zip(("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), names, strict=True):
+            assert_same_bits(now[i][name], was[i][source], name)
+    opt.load_state_dict({"state": dict(enumerate(opt.state.values())), "param_groups": groups})
+    assert_equal_dicts(opt.state_dict(), {"state": now, "param_groups": groups})
+
+
 COPIES = {
     "deepcopy": copy.deepcopy,
     **{f"pickle {n}": lambda x, n=n: pickle.loads(pickle.dumps(x, n)) for n in range(2, pickle.HIGHEST_PROTOCOL + 1)},
