@@ -911,17 +911,18 @@ class NAG(Optimizer):
             raise RuntimeError("this is inside a lookahead() block already")
         if any(group["at_lookahead"] for group in self.param_groups):
             raise RuntimeError("with at_lookahead=True the arrays are at the look-ahead point already")
-        saved = [array.copy() for array in self.params]
         self._hold("step(), saving and loading belong after the lookahead() block, which puts the arrays back")
-        self._ahead = True
+        saved: list[Array] = []
         try:
+            saved = [array.copy() for array in self.params]  # not before: another thread's step must not be lost
+            self._ahead = True
             for group in self.param_groups:
                 for i in group._tensors:
                     array, velocity = self.params[i], self._slots[i][0]
                     np.subtract(array, array.dtype.type(group["momentum"]) * velocity, out=array)
             yield
         finally:
-            for array, before in zip(self.params, saved, strict=True):
+            for array, before in zip(self.params, saved, strict=False):
                 array[...] = before
             self._ahead = False
             self._release()

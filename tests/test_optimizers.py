@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -525,6 +526,24 @@ def test_lookahead_refuses_misuse():
     opt.step(grads)
     with pytest.raises(RuntimeError, match="already"), fastopt.NAG(np.ones(2), at_lookahead=True).lookahead():
         pass
+
+
+def test_lookahead_loses_no_step_of_another_thread():
+    """What it puts back is what the arrays held once no other thread could step any more."""
+
+    class Watched(fastopt.NAG):
+        def _hold(self, reason=None):
+            if reason:
+                thread = threading.Thread(target=self.step, args=([np.ones(2)],))
+                thread.start()
+                thread.join()
+            super()._hold(reason)
+
+    p = np.ones(2)
+    opt = Watched([p], lr=0.5)
+    with opt.lookahead():
+        pass
+    assert_same_bits(p, np.full(2, 0.5))
 
 
 def test_lookahead_uses_each_groups_momentum():
