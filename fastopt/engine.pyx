@@ -148,6 +148,13 @@ cdef class Engine:
             self.refuse()
         self.busy, self.owner, self.reason = True, PyThread_get_thread_ident(), reason
 
+    def _enter(self):
+        """As `_hold`, unless this thread holds it already. Returns whether it is to be released."""
+        if self.busy and self.owner == PyThread_get_thread_ident():
+            return False
+        self._hold()
+        return True
+
     def _release(self):
         self.busy, self.owner, self.reason = False, 0, None
 

@@ -251,6 +251,14 @@ class Optimizer(Engine):
 
     def _set(self, changes: Sequence[tuple[ParamGroup, Mapping[str, Any]]], making: bool = False) -> None:
         """Checks and sets hyperparameters in some groups: all of them, or none and an error."""
+        entered = self._enter()  # what one thread sets and what another sets must not be mixed
+        try:
+            self._set_held(changes, making)
+        finally:
+            if entered:
+                self._release()
+
+    def _set_held(self, changes: Sequence[tuple[ParamGroup, Mapping[str, Any]]], making: bool) -> None:
         rule = RULES[self.rule]
         plans = [(group, self._changed(group, change, making)) for group, change in changes]
         others = {group._index for group, values in plans if making or self._use(group._values) != self._use(values)}

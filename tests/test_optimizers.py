@@ -448,6 +448,31 @@ def w_like(w):
     return {key: np.ones_like(value) for key, value in w.items()}
 
 
+def test_two_threads_that_set_hyperparameters_do_not_mix_them():
+    """While one thread is at it, the other gets a RuntimeError: engine, groups and buffers stay of one mind."""
+    opt, refused = fastopt.SGD(np.ones(3)), []
+
+    class Slow:
+        def __float__(self):
+            def other():
+                try:
+                    opt.momentum = 0.5
+                except RuntimeError as error:
+                    refused.append(str(error))
+
+            thread = threading.Thread(target=other)
+            thread.start()
+            thread.join()
+            return 0.25
+
+    opt.lr = Slow()
+    assert len(refused) == 1
+    assert "busy in another thread" in refused[0]
+    assert (opt.lr, opt.momentum) == (0.25, 0.0)
+    opt.momentum = 0.5
+    assert (opt.lr, opt.momentum) == (0.25, 0.5)
+
+
 def test_an_optimizer_is_made_once():
     p, grads = np.ones(3), np.ones(3)
     opt = fastopt.SGD(p, lr=0.5, threads=2)
