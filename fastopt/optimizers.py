@@ -569,7 +569,7 @@ class Optimizer(Engine):
 
     def _read_groups(self, groups: Any) -> tuple[list[Any], list[tuple[ParamGroup, dict[str, Any]]]]:
         """The saved parameters' ids, in order, and the hyperparameters of each group."""
-        if isinstance(groups, (str, Mapping)) or not isinstance(groups, Iterable):
+        if is_array(groups) or isinstance(groups, (str, Mapping)) or not isinstance(groups, Iterable):
             raise TypeError(f"state_dict['param_groups'] must be a list of groups, got {type(groups).__name__}")
         groups, count = list(itertools.islice(groups, len(self.param_groups) + 1)), len(self.param_groups)
         if len(groups) != count:

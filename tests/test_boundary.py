@@ -615,6 +615,9 @@ def test_errors_of_buffers_are_those_that_are_promised():
             with nothing_written(p), pytest.raises(TypeError) as caught:
                 use()
             assert type(caught.value) is TypeError
+    for bad in (view, memoryview(np.array(["w"]))):
+        with nothing_written(p), raising(TypeError, "must be a list of groups"):
+            opt.load_state_dict({**opt.state_dict(), "param_groups": bad})
     saved = opt.state_dict()
     masked = np.ma.masked_array(tensor(), [True] * N)
     for bad, words in [(Raising(), "cannot be read as an array"), (range(10**15), "cannot be read"), (masked, "mask")]:
