@@ -439,10 +439,22 @@ class Optimizer(Engine):
                 if array is not None and any(np.may_share_memory(array, arena) for arena in arenas.values()):
                     arrays[slot] = array.copy()
 
+        # Buffers that no hyperparameter calls for now are kept too: one may again, and what was saved had them.
+        idle = [
+            [
+                self._idle(array, used, i)
+                for array, used in zip(arrays, self._use(changes[self._group_of(i)][1]), strict=True)
+            ]
+            for i, (_, arrays) in enumerate(loaded)
+        ]
+
         def take_over() -> None:
             self._set(changes, making=True)
             for i, (_, arrays) in enumerate(loaded):
                 values = changes[self._group_of(i)][1]
+                for slot, used in enumerate(self._use(values)):
+                    if not used:
+                        self._slots[i][slot] = idle[i][slot]
                 for buffer, array in zip(self._slots[i], arrays, strict=True):
                     if buffer is not None:
                         buffer[...] = self._initial(values) if array is None else array
@@ -563,6 +575,10 @@ class Optimizer(Engine):
             self._load({"state": state, "param_groups": header["param_groups"]}, arrays)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{os.fspath(path)} cannot be loaded: {error}") from error
+
+    def _idle(self, array: Array | None, used: bool, i: int) -> Array | None:
+        """A buffer for a saved array that is not in use."""
+        return None if used or array is None else zeros_like([self.params[i]])[0]
 
     def _group_of(self, i: int) -> int:
         return next(group._index for group in self.param_groups if i in group._tensors)

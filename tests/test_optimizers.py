@@ -366,6 +366,46 @@ def test_loading_keeps_the_buffers_in_place():
     assert not np.array_equal(buffer, saved["state"][0]["exp_avg"])
 
 
+IDLE = [(fastopt.SGD, {"momentum": 0.0}), (fastopt.RMSprop, {"momentum": 0.0, "centered": False})]
+
+
+@pytest.mark.parametrize(("cls", "off"), [*IDLE, (fastopt.Adam, {"amsgrad": False})])
+def test_state_that_is_not_in_use_is_saved_and_loaded(cls, off):
+    """A hyperparameter that calls for it again finds it as it was, and finds nothing where nothing was saved."""
+    on = {"momentum": 0.9, "centered": True, "amsgrad": True}
+    p = np.ones(4)
+    opt = cls(p, **{name: on[name] for name in off})
+    plain = cls(p.copy(), **off)
+    rng = np.random.default_rng(4)
+    for values in ({}, off):
+        for name, value in values.items():
+            setattr(opt, name, value)
+        grad = rng.normal(size=4)
+        opt.step(grad)
+        plain.step(grad)
+    twin, other = cls(p.copy()), opt.state_dict()
+    twin.load_state_dict(other)
+    assert_equal_dicts(twin.state_dict(), other)
+    saved = plain.state_dict()
+    used, fresh = cls(p.copy(), **{name: on[name] for name in off}), cls(p.copy())
+    used.step(np.ones(4))
+    used.params[0][:] = p
+    for one in (used, fresh):
+        one.load_state_dict(saved)
+        assert_equal_dicts(one.state_dict(), saved)
+    for pair in ((opt, twin), (used, fresh)):
+        for one in pair:
+            for name in off:
+                setattr(one, name, on[name])
+        if cls is fastopt.SGD:
+            pair[0].dampening = pair[1].dampening = 0.5
+        for _ in range(2):
+            grad = rng.normal(size=4)
+            pair[0].step(grad)
+            pair[1].step(grad)
+        assert_same_bits(pair[0].params[0], pair[1].params[0])
+
+
 def test_loading_from_the_optimizers_own_buffers():
     """They may be given in another order: each is read before it is written."""
     opt = adam_with_state()
