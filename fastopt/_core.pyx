@@ -133,10 +133,9 @@ cdef str spoken(str hyper):
 
 
 cdef double number(str name, object value) except? -1.0:
-    if isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind not in "biufO":
-        # NumPy would read a number from text, and leave the imaginary part behind
-        raise TypeError(f"{spoken(name)} must be a number, got {shown(value)}")
     try:
+        if isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind not in "biufO":
+            raise TypeError  # NumPy would read a number from text, and leave the imaginary part behind
         return value
     except OverflowError:
         raise ValueError(f"{spoken(name)} must be a number that float64 holds, got {shown(value)}") from None

@@ -529,6 +529,12 @@ class Raising:
         return (1, 0)
 
 
+class Pretending:
+    """An array, if one asks it, and nothing of one."""
+
+    __class__ = property(lambda self: np.ndarray)
+
+
 @pytest.mark.parametrize("cls", OPTIMIZERS)
 def test_errors_of_numbers_are_those_that_are_promised(cls):
     """Not OverflowError, not what a value's own code raises, nothing that is as long as the value."""
@@ -545,6 +551,7 @@ def test_errors_of_numbers_are_those_that_are_promised(cls):
         (np.str_("0.5"), TypeError),
         (np.complex64(0.5 + 1j), TypeError),
         (np.array(0.5 + 0j), TypeError),
+        (Pretending(), TypeError),
         ([0.5] * 10_000, TypeError),
     ]:
         uses = [
