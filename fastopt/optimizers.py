@@ -282,6 +282,14 @@ class Optimizer(Engine):
             self._slots[i] = slots
         if anew:
             self._set_steps(dict.fromkeys(anew, 0))
+        if (
+            first is not None
+        ):  # a buffer that holds nothing yet and is not called for is none: its first step is to come
+            steps = self._steps()
+            for group, values in plans:
+                for i in made.keys() & group._tensors:
+                    if steps[i] == 0 and not self._use(values)[first]:
+                        self._slots[i][first] = None
 
     def _changed(self, group: ParamGroup, change: Mapping[str, Any], making: bool) -> dict[str, Any]:
         values = dict(group._values)

@@ -406,6 +406,17 @@ def test_state_that_is_not_in_use_is_saved_and_loaded(cls, off):
         assert_same_bits(pair[0].params[0], pair[1].params[0])
 
 
+def test_a_momentum_that_came_and_went_before_the_first_step_leaves_nothing():
+    one, other = (fastopt.SGD(np.ones(3), momentum=momentum, dampening=0.5) for momentum in (0.9, 0.0))
+    for momentum in (0.0, 0.9):
+        one.momentum = other.momentum = momentum
+        for grad in (np.ones(3), np.full(3, 0.5)):
+            one.step(grad)
+            other.step(grad)
+            assert_equal_dicts(one.state_dict(), other.state_dict())
+    assert_same_bits(one.params[0], other.params[0])
+
+
 def test_loading_from_the_optimizers_own_buffers():
     """They may be given in another order: each is read before it is written."""
     opt = adam_with_state()
