@@ -1,18 +1,20 @@
 # `make demo` and `make test` do everything from a fresh clone: they need Python >= 3.10, a C compiler and
-# the package index. `make bench` measures, `make coverage` counts the lines that the tests execute, `make amalgamation`
-# writes the C core as one file, `make lint` checks style, `make clean` removes what was made. `make test-arch` runs the core on emulated processors and says what it lacks for
-# that; `make test-nehalem` runs the tests of the arithmetic on an x86-64 processor without AVX, in many minutes.
+# the package index. `make bench` measures, `make amalgamation` writes the C core as one file, `make lint` checks style,
+# `make clean` removes what was made. `make coverage` counts the lines that the tests execute, `make fuzz` looks for errors
+# at random, `make test-arch` runs the core on emulated processors and says what it lacks for that, and
+# `make test-nehalem` runs the tests of the arithmetic on an x86-64 processor without AVX, in many minutes.
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= test
 BENCH_EXTRAS ?= bench
 ARGS ?=
+FUZZ_EXAMPLES ?= 1000
 AMALGAMATION ?= build/amalgamation
 NEHALEM := parity extras textbook optimizers boundary bind minibatches signatures isa
 
 SOURCES := setup.py pyproject.toml $(shell find csrc fastopt -name '*.[chd]*' -o -name '*.p*x*' -o -name '*.pxd')
 
-.PHONY: demo test test-arch test-nehalem bench coverage amalgamation lint clean
+.PHONY: demo test test-arch test-nehalem bench coverage fuzz amalgamation lint clean
 
 demo: $(VENV)/.installed-demo
 	$(VENV)/bin/python -m fastopt demo $(ARGS)
@@ -45,6 +47,12 @@ coverage: $(VENV)/.installed-coverage
 		python setup.py -q build_ext --inplace && \
 		{ coverage run -m pytest --basetemp=tests-tmp $(ARGS); coverage report --show-missing; \
 		gcovr --merge-mode-functions=separate --merge-lines --filter csrc/ . ; }
+
+# Some minutes of each; ARGS are for fuzz/fuzz_boundary.py (--help), FUZZ_EXAMPLES says how many sequences of uses.
+fuzz: $(VENV)/.installed-fuzz
+	$(VENV)/bin/python fuzz/fuzz_boundary.py $(ARGS)
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(VENV)/bin/pytest tests/test_machine.py --hypothesis-profile=fuzz \
+		--hypothesis-show-statistics
 
 amalgamation: $(VENV)/.installed-amalgamation
 	mkdir -p $(AMALGAMATION)

@@ -3,6 +3,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 from commands import clean_environment, compiler, run, run_well
 from common import ISAS
@@ -10,7 +11,7 @@ from common import ISAS
 import fastopt
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ["bench", "csrc", "examples", "fastopt", "tests"]
+FOLDERS = ["bench", "csrc", "examples", "fastopt", "fuzz", "tests"]
 FILES = [
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -32,6 +33,18 @@ JUNK = [
     "build/lib/fastopt/data.py",
     "tests/__pycache__/common.cpython-39.pyc",
 ]
+
+
+# What `make fuzz` runs: new sequences each time, as many as it says.
+hypothesis.settings.register_profile(
+    "fuzz",
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "1000")),
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=False,
+    suppress_health_check=list(hypothesis.HealthCheck),
+    print_blob=True,
+)
 
 
 @pytest.fixture(params=ISAS)

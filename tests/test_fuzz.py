@@ -1,0 +1,69 @@
+"""The fuzz target on a few thousand inputs that are always the same, and its eyes: it must see what is wrong."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import run_well
+
+import fastopt
+
+ROOT = Path(__file__).parents[1]
+TARGET = ROOT / "fuzz/fuzz_boundary.py"
+
+
+@pytest.fixture(scope="module")
+def target():
+    spec = importlib.util.spec_from_file_location("fuzz_boundary", TARGET)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_thousands_of_inputs_find_nothing(target, capsys):
+    tally = target.plain(runs=2000, seconds=0, seed=0)
+    assert tally.findings == 0, capsys.readouterr().out
+    assert tally.inputs == 2000
+    for name in ("TypeError", "ValueError", "KeyError", "AttributeError", "accepted"):
+        assert tally.outcomes[name] > 30
+
+
+def test_the_command_counts_in_one_line():
+    done = run_well(sys.executable, TARGET, "--plain", "--runs", "50", "--seed", "3")
+    (line,) = done.splitlines()
+    assert line.startswith("fuzz_boundary: 50 inputs in ")
+    assert line.endswith("findings: 0")
+
+
+def leaks(self, grads=None, **extras):
+    raise OverflowError("int too large to convert to float")
+
+
+def writes_first(self, grads=None, **extras):
+    for p in self.params:
+        p += 1
+    return fastopt.optimizers.Engine.step(self, grads, **extras)
+
+
+def one_group_first(self, changes, making):
+    for change in changes:
+        original_set(self, [change], making)
+
+
+original_set = fastopt.Optimizer._set_held
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"), [("step", leaks), ("step", writes_first), ("_set_held", one_group_first)], ids=str
+)
+def test_it_sees_what_is_wrong(target, capsys, monkeypatch, name, broken):
+    monkeypatch.setattr(fastopt.Optimizer, name, broken, raising=False)
+    assert target.plain(runs=2000, seconds=0, seed=0, most=1).findings > 0
+
+
+def test_an_input_can_be_repeated(target):
+    outcomes = [target.check(target.Draws("5-77")) for _ in range(2)]
+    assert outcomes[0] == outcomes[1]
+    assert np.all([isinstance(name, str) for outcome in outcomes[0] for name in outcome])
