@@ -282,9 +282,8 @@ class Optimizer(Engine):
             self._slots[i] = slots
         if anew:
             self._set_steps(dict.fromkeys(anew, 0))
-        if (
-            first is not None
-        ):  # a buffer that holds nothing yet and is not called for is none: its first step is to come
+        if first is not None:
+            # A buffer that holds nothing yet and is not called for is none: its first step is to come.
             steps = self._steps()
             for group, values in plans:
                 for i in made.keys() & group._tensors:
