@@ -19,6 +19,7 @@ FILES = [
     "MANIFEST.in",
     "Makefile",
     "README.md",
+    "SECURITY.md",
     "pyproject.toml",
     "setup.py",
 ]
