@@ -294,7 +294,7 @@ class Machine(RuleBasedStateMachine):
     )  # fmt: skip
     def build(self, cls, others, form, tensor, cut, seed, data):
         self.form = form
-        self.like = [np.empty(shape, dtype) for shape, dtype in (tensor[:1] if form == "one" else tensor)]
+        self.like = [np.zeros(shape, dtype) for shape, dtype in (tensor[:1] if form == "one" else tensor)]
         count = len(self.like)
         self.sizes = [count]
         if form == "groups" and count > 1:
