@@ -64,8 +64,10 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Mappi
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error.__context__, KeyboardInterrupt):  # zipfile complains of an open member
+            raise error.__context__ from None
         raise
     _sync_folder(target.parent)
 

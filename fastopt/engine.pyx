@@ -9,6 +9,7 @@ cimport cython
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.float cimport DBL_MAX
+from libc.string cimport memcpy
 
 from fastopt._core cimport (
     Rule, Span, as_array, check, find_overlap, norm_bound, number, same_shape, sort_apart, span_of, step as step_model,
@@ -32,6 +33,48 @@ __all__ = ["Engine"]
 cdef enum:
     KEEP_GIL = 4096
 
+
+# ---- Blocks. No bytecode runs while one is entered or left, so Ctrl-C falls before it, into it or after it. ----
+
+@cython.final
+cdef class Held:
+    """A block in which only this thread may change an engine, and nobody steps it."""
+
+    cdef Engine engine
+    cdef object reason
+    cdef bint nested, entered
+
+    def __enter__(self):
+        cdef unsigned long thread = PyThread_get_thread_ident()
+        if self.nested and self.engine.busy and self.engine.owner == thread:
+            return
+        if self.engine.busy:
+            self.engine.refuse()
+        self.engine.busy, self.engine.owner, self.engine.reason = True, thread, self.reason
+        self.entered = True
+
+    def __exit__(self, *exception):
+        if self.entered:
+            self.engine.busy, self.engine.owner, self.engine.reason = False, 0, None
+
+
+@cython.final
+cdef class Restored:
+    """A block after which the parameters have the bits again that they had before it."""
+
+    cdef Engine engine
+    cdef list saved
+
+    def __enter__(self):
+        self.saved = [array.copy() for array in self.engine.arrays]
+
+    def __exit__(self, *exception):
+        cdef size_t i
+        for i in range(self.engine.tensor_count):  # also if they have become read-only
+            memcpy(self.engine.tensors[i].p, cnp.PyArray_DATA(self.saved[i]), cnp.PyArray_NBYTES(self.saved[i]))
+
+
+# ---- The engine. ----
 
 @cython.auto_pickle(False)
 cdef class Engine:
@@ -62,6 +105,7 @@ cdef class Engine:
     cdef bint busy                # read and written under the GIL
     cdef unsigned long owner      # the thread that may go on while it is busy, or 0
     cdef object reason            # what others are told meanwhile
+    cdef object record            # what the subclass keeps of the present settings
 
     def __dealloc__(self):
         PyMem_Free(self.model.groups)
@@ -72,11 +116,11 @@ cdef class Engine:
         PyMem_Free(self.taken)
         PyMem_Free(self.settings_of)
 
-    def _bind_params(self, list groups, list grad_names, bint plain):
+    def _bind_params(self, list groups, list grad_names, bint plain, record):
         """Binds the parameters: for each group a list of arrays, each with the name that errors call it by.
 
         The subclass says what errors call the gradients, and whether they come in a `plain` sequence; of all others its
-        method `_flat` makes a list.
+        method `_flat` makes a list. `record` is the first `_record`.
         """
         cdef size_t count = sum(len(group) for group in groups)
         cdef size_t k, i = 0
@@ -114,7 +158,7 @@ cdef class Engine:
                 i += 1
         self.arrays = tuple(arrays)
         self.views = [array[...] for array in arrays]
-        self.settings_count, self.tensor_count = len(groups), count
+        self.settings_count, self.tensor_count, self.record = len(groups), count, record
         self.find_spans()
         self.regroup([0.0] * count)
 
@@ -142,21 +186,20 @@ cdef class Engine:
         if self.busy and self.owner != PyThread_get_thread_ident():
             self.refuse()
 
-    def _hold(self, reason=None):
-        """Lets only this thread change the engine and nobody step, until `_release`; `reason` is what others hear."""
-        if self.busy:
-            self.refuse()
-        self.busy, self.owner, self.reason = True, PyThread_get_thread_ident(), reason
+    def _held(self, reason=None, *, nested=False):
+        """A block in which only this thread may change the engine and nobody steps; `reason` is what others hear.
 
-    def _enter(self):
-        """As `_hold`, unless this thread holds it already. Returns whether it is to be released."""
-        if self.busy and self.owner == PyThread_get_thread_ident():
-            return False
-        self._hold()
-        return True
+        `nested`: or a block within such a block of the same thread.
+        """
+        cdef Held block = Held.__new__(Held)
+        block.engine, block.reason, block.nested = self, reason, nested
+        return block
 
-    def _release(self):
-        self.busy, self.owner, self.reason = False, 0, None
+    def _restored(self):
+        """A block after which the parameters have the bits again that they had before it."""
+        cdef Restored block = Restored.__new__(Restored)
+        block.engine = self
+        return block
 
     # ---- Hyperparameters, state and step numbers. ----
 
@@ -181,13 +224,10 @@ cdef class Engine:
         cdef size_t c
         return [int(self.taken[c]) for c in range(self.model.count) for _ in range(self.model.groups[c].count)]
 
-    def _set_steps(self, dict steps):
-        """Says how many steps some tensors have taken; the next one has the number after it."""
-        self.guard()
-        now = self._steps()
-        for i, count in steps.items():
-            now[i] = count
-        self.regroup(now)
+    @property
+    def _record(self):
+        """What the subclass last gave to `_configure`."""
+        return self.record
 
     cdef regroup(self, list steps):
         """Divides the groups into runs of tensors that have one type and have taken one number of steps."""
@@ -209,12 +249,22 @@ cdef class Engine:
                 i += 1
         self.model.count = c + 1
 
-    def _configure(self, list settings):
-        """Sets hyperparameters, options and perhaps state buffers of some groups: of all of them, or an error.
+    def _configure(self, list settings, list steps, record, list copies):
+        """Changes all that a subclass may change, or raises an error; no bytecode runs in between, so nothing interrupts it.
 
-        For each group a tuple: its index; hyperparameters in the order of the rule's table; option bits; and for each
-        of its tensors a list of the state buffers in use, in the table's order, None for those that are not (or None
-        instead of it all, if they are the same as before).
+        Parameters
+        ----------
+        settings
+            For each group whose hyperparameters change a tuple: its index; hyperparameters in the order of the rule's
+            table; option bits; and for each of its tensors a list of the state buffers in use, in the table's order,
+            None for those that are not (or None instead of it all, if they are the same as before).
+        steps
+            How many steps each tensor has taken; the next one has the number after it.
+        record
+            The new `_record`.
+        copies
+            What is written to state buffers and parameters: the name in errors, the buffer, and an array like it or a
+            number.
         """
         cdef fastopt_group group
         cdef fastopt_tensor tensor
@@ -242,18 +292,24 @@ cdef class Engine:
                     if buffer is not None:
                         array = as_array(self.rule.states[slot], buffer, True)
                         same_shape(self.rule.states[slot], array, self.names[i], self.arrays[i])
+        for name, target, source in copies:
+            as_array(name, target, True)
+            if isinstance(source, cnp.ndarray):
+                same_shape(f"what {name} is to be", source, name, target)
+        # From here on nothing can fail.
         for k, hyper, options, buffers in settings:
             self.rule.fill(&self.settings[k], hyper, options)
-            for c in range(self.model.count):
-                if self.settings_of[c] == k:
-                    self.rule.fill(&self.model.groups[c], hyper, options)
             for i, of_tensor in enumerate(buffers or (), start=self.first(k)):
                 for slot, buffer in enumerate(of_tensor):
                     self.tensors[i].state[slot] = NULL if buffer is None else cnp.PyArray_DATA(buffer)
                 self.states[i] = list(of_tensor)
                 moved = True
+        for _, target, source in copies:
+            target[...] = source
         if moved:
             self.find_spans()
+        self.regroup(steps)
+        self.record = record
 
     cdef size_t first(self, size_t k) noexcept:
         """The index of a group's first tensor."""
@@ -428,7 +484,7 @@ cdef class Engine:
         cdef unsigned extras = 0
         cdef double scale = 1.0, bound = 0.0
         cdef int error
-        cdef size_t c
+        cdef size_t c, i
         if grads is not None:
             leaves = self.flat(grads)
         if grad_scale is not 1.0:
@@ -449,6 +505,9 @@ cdef class Engine:
             raise TypeError("grads is None, and no gradients are bound; give them, or bind() them once")
         self.busy = True
         try:
+            for i in range(self.tensor_count):
+                if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>self.arrays[i]):
+                    raise ValueError(f"{self.names[i]} has become read-only since it was bound, but the step writes to it")
             if leaves is not None:
                 self.take(leaves, extras & FASTOPT_ZERO_GRAD)
                 if extras & FASTOPT_ZERO_GRAD and not self.disjoint:

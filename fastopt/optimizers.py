@@ -6,8 +6,8 @@ import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
 
@@ -32,19 +32,6 @@ _TORCH_ONLY = frozenset(
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _uninterrupted(change: Callable[[], None]) -> None:
-    """Runs a change to its end, Ctrl-C or not; it cannot fail, and may begin again from its start."""
-    interrupt = None
-    while True:
-        try:
-            change()
-            break
-        except KeyboardInterrupt as error:
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
 
 
 # ---- Hyperparameters. ----
@@ -121,11 +108,14 @@ class ParamGroup(MutableMapping[str, Any]):
     >>> opt.param_groups[1]["lr"] = 0.25
     """
 
-    def __init__(self, optimizer: Optimizer, index: int, first: int, count: int, values: dict[str, Any]) -> None:
+    def __init__(self, optimizer: Optimizer, index: int, first: int, count: int) -> None:
         self._optimizer = optimizer
         self._index = index
         self._tensors = range(first, first + count)
-        self._values = values
+
+    @property
+    def _values(self) -> dict[str, Any]:
+        return self._optimizer._settled.values[self._index]
 
     def __getitem__(self, key: str) -> Any:
         if key == "params":
@@ -152,6 +142,23 @@ class ParamGroup(MutableMapping[str, Any]):
 
 
 # ---- What all optimizers share. ----
+
+
+class _Settled(NamedTuple):
+    """What an optimizer is besides its arrays and step numbers; it is replaced as a whole."""
+
+    values: list[dict[str, Any]]  # for each group its hyperparameters
+    slots: list[list[Array | None]]  # for each tensor its state buffers, also those that are not in use
+
+
+class _Plan(NamedTuple):
+    """What an optimizer is to become."""
+
+    settled: _Settled
+    changed: list[ParamGroup]
+    moved: set[int]  # the indices of those whose state buffers may be others
+    steps: list[int]
+    copies: list[tuple[str, Array, Array | float]]  # what is written to buffers and parameters
 
 
 class Optimizer(Engine):
@@ -203,7 +210,9 @@ class Optimizer(Engine):
     if not TYPE_CHECKING:  # a type checker knows the attributes, and finds the unknown ones by itself
 
         def __setattr__(self, name: str, value: Any) -> None:
-            if not name.startswith("_") and name != "param_groups" and not hasattr(type(self), name):
+            if not name.startswith("_") and name not in (*self._hypers(), "threads"):
+                if hasattr(type(self), name):
+                    raise AttributeError(f"{name!r} of an optimizer cannot be replaced; change what it holds")
                 raise AttributeError(
                     f"{name!r} is no hyperparameter of {type(self).__name__}, which has {', '.join(self._hypers())}"
                 )
@@ -220,7 +229,8 @@ class Optimizer(Engine):
             self._grouped = any(isinstance(item, Mapping) for item in items)
             groups = items if self._grouped else [items]
         self._structures: list[Structure] = []
-        self.param_groups: list[ParamGroup] = []
+        param_groups: list[ParamGroup] = []
+        settings: list[dict[str, Any]] = []
         grad_names: list[str] = []
         named: list[list[tuple[str, Any]]] = []
         for index, given in enumerate(groups):
@@ -235,11 +245,27 @@ class Optimizer(Engine):
             first = sum(len(group) for group in named)
             named.append(list(zip(structure.names(name), structure.leaves, strict=True)))
             self._structures.append(structure)
-            self.param_groups.append(ParamGroup(self, index, first, len(structure.leaves), values))
+            param_groups.append(ParamGroup(self, index, first, len(structure.leaves)))
+            settings.append(values)
             grad_names += structure.names("grads" + name.removeprefix("params"))
         plain = not self._grouped and not structure.alone and structure.keys is None
-        self._bind_params(named, grad_names, plain)
-        self._slots: list[list[Array | None]] = [[None] * len(RULES[self.rule].states) for _ in self.params]
+        nothing: list[Array | None] = [None] * len(RULES[self.rule].states)
+        self._param_groups = tuple(param_groups)
+        self._bind_params(named, grad_names, plain, _Settled(settings, [nothing for group in named for _ in group]))
+
+    @property
+    def param_groups(self) -> tuple[ParamGroup, ...]:
+        """The groups of parameters, each a mapping of hyperparameters and `"params"`."""
+        return self._param_groups
+
+    @property
+    def _settled(self) -> _Settled:
+        settled: _Settled = self._record
+        return settled
+
+    @property
+    def _slots(self) -> list[list[Array | None]]:
+        return self._settled.slots
 
     # ---- Hyperparameters. ----
 
@@ -251,44 +277,37 @@ class Optimizer(Engine):
 
     def _set(self, changes: Sequence[tuple[ParamGroup, Mapping[str, Any]]], making: bool = False) -> None:
         """Checks and sets hyperparameters in some groups: all of them, or none and an error."""
-        entered = self._enter()  # what one thread sets and what another sets must not be mixed
-        try:
-            self._set_held(changes, making)
-        finally:
-            if entered:
-                self._release()
+        with self._held(nested=True):  # what one thread sets and what another sets must not be mixed
+            self._take_over(self._plan(changes, making))
 
-    def _set_held(self, changes: Sequence[tuple[ParamGroup, Mapping[str, Any]]], making: bool) -> None:
-        rule = RULES[self.rule]
-        plans = [(group, self._changed(group, change, making)) for group, change in changes]
-        others = {group._index for group, values in plans if making or self._use(group._values) != self._use(values)}
-        made = self._made([(i, values) for group, values in plans if group._index in others for i in group._tensors])
-        self._configure(
-            [
-                (
-                    group._index,
-                    self._packed(values),
-                    sum(bit for option, bit in rule.options.items() if values[option]),
-                    [self._in_use(made[i], values) for i in group._tensors] if group._index in others else None,
-                )
-                for group, values in plans
-            ]
-        )
-        for group, values in plans:
-            group._values = values
-        first = self._special
-        anew = [i for i, slots in made.items() if first is not None and slots[first] is not self._slots[i][first]]
-        for i, slots in made.items():
-            self._slots[i] = slots
-        if anew:
-            self._set_steps(dict.fromkeys(anew, 0))
-        if first is not None:
-            # A buffer that holds nothing yet and is not called for is none: its first step is to come.
-            steps = self._steps()
-            for group, values in plans:
-                for i in made.keys() & group._tensors:
-                    if steps[i] == 0 and not self._use(values)[first]:
-                        self._slots[i][first] = None
+    def _plan(self, changes: Sequence[tuple[ParamGroup, Mapping[str, Any]]], making: bool) -> _Plan:
+        values, slots, steps = list(self._settled.values), list(self._slots), self._steps()
+        for group, change in changes:
+            values[group._index] = self._changed(group, change, making)
+        changed = [group for group, _ in changes]
+        moved = [g for g in changed if making or self._use(g._values) != self._use(values[g._index])]
+        made = self._made([(i, values[group._index]) for group in moved for i in group._tensors])
+        if (first := self._special) is not None:
+            for group in moved:
+                for i in group._tensors:
+                    if made[i][first] is not slots[i][first]:
+                        steps[i] = 0
+                    if steps[i] == 0 and not self._use(values[group._index])[first]:
+                        made[i][first] = None  # holds nothing yet and is not called for: its first step is to come
+        for i, buffers in made.items():
+            slots[i] = buffers
+        return _Plan(_Settled(values, slots), changed, {group._index for group in moved}, steps, [])
+
+    def _take_over(self, plan: _Plan) -> None:
+        """Becomes what was planned, or raises an error; nothing comes in between."""
+        settings = []
+        for group in plan.changed:
+            values, buffers = plan.settled.values[group._index], None
+            if group._index in plan.moved:
+                buffers = [self._in_use(plan.settled.slots[i], values) for i in group._tensors]
+            options = sum(bit for option, bit in RULES[self.rule].options.items() if values[option])
+            settings.append((group._index, self._packed(values), options, buffers))
+        self._configure(settings, plan.steps, plan.settled, plan.copies)
 
     def _changed(self, group: ParamGroup, change: Mapping[str, Any], making: bool) -> dict[str, Any]:
         values = dict(group._values)
@@ -387,8 +406,7 @@ class Optimizer(Engine):
         >>> sorted(opt.state_dict()["state"][0])
         ['exp_avg', 'exp_avg_sq', 'step']
         """
-        self._hold()
-        try:
+        with self._held():
             return {
                 "state": {
                     i: {
@@ -399,8 +417,6 @@ class Optimizer(Engine):
                 },
                 "param_groups": self._saved_groups(),
             }
-        finally:
-            self._release()
 
     def _saved_groups(self) -> list[dict[str, Any]]:
         groups = []
@@ -439,41 +455,28 @@ class Optimizer(Engine):
         """Takes over a state, and parameters if there are any, once all is checked."""
         ids, changes = self._read_groups(state_dict["param_groups"])
         loaded = self._read_state(state_dict["state"], ids, [values for _, values in changes])
-        # The optimizer's own buffers, as `state` shows them, must be read before any of them is written.
-        arenas = {id(buffer.base): buffer.base for slots in self._slots for buffer in slots if buffer is not None}
-        for _, arrays in loaded:
-            for slot, array in enumerate(arrays):
-                if array is not None and any(np.may_share_memory(array, arena) for arena in arenas.values()):
-                    arrays[slot] = array.copy()
-
-        # Buffers that no hyperparameter calls for now are kept too: one may again, and what was saved had them.
-        idle = [
-            [
-                self._idle(array, used, i)
-                for array, used in zip(arrays, self._use(changes[self._group_of(i)][1]), strict=True)
-            ]
-            for i, (_, arrays) in enumerate(loaded)
-        ]
-
-        def take_over() -> None:
-            self._set(changes, making=True)
-            for i, (_, arrays) in enumerate(loaded):
-                values = changes[self._group_of(i)][1]
-                for slot, used in enumerate(self._use(values)):
+        with self._held():
+            # The optimizer's own buffers, as `state` shows them, must be read before any of them is written.
+            arenas = {id(buffer.base): buffer.base for slots in self._slots for buffer in slots if buffer is not None}
+            for _, arrays in loaded:
+                for slot, array in enumerate(arrays):
+                    if array is not None and any(np.may_share_memory(array, arena) for arena in arenas.values()):
+                        arrays[slot] = array.copy()
+            plan = self._plan(changes, making=True)
+            for i, (steps, arrays) in enumerate(loaded):
+                values = plan.settled.values[self._group_of(i)]
+                plan.steps[i] = steps
+                slots = plan.settled.slots[i]
+                for slot, (name, used) in enumerate(zip(RULES[self.rule].states, self._use(values), strict=True)):
+                    array = arrays[slot]
                     if not used:
-                        self._slots[i][slot] = idle[i][slot]
-                for buffer, array in zip(self._slots[i], arrays, strict=True):
-                    if buffer is not None:
-                        buffer[...] = self._initial(values) if array is None else array
-            self._set_steps({i: steps for i, (steps, _) in enumerate(loaded)})
-            for param, array in zip(self.params, params, strict=False):
-                param[...] = array
-
-        self._hold()
-        try:
-            _uninterrupted(take_over)
-        finally:
-            self._release()
+                        # Kept too: it may be called for again, and what was saved had it.
+                        slots[slot] = None if array is None else zeros_like([self.params[i]])[0]
+                    if (buffer := slots[slot]) is not None:
+                        plan.copies.append((name, buffer, self._initial(values) if array is None else array))
+            for i, (param, array) in enumerate(zip(self.params, params, strict=False)):
+                plan.copies.append((f"parameter {i}", param, array))
+            self._take_over(plan)
 
     def save(self, path: str | os.PathLike[str], *, params: bool = False) -> None:
         """Write a checkpoint: state, step numbers and hyperparameters, for `load`.
@@ -521,8 +524,7 @@ class Optimizer(Engine):
         >>> other.params[0]
         array([ 0.999, -2.001])
         """
-        self._hold()
-        try:
+        with self._held():
             steps = self._steps()
             arrays = {
                 f"state/{i}/{name}": value
@@ -537,8 +539,6 @@ class Optimizer(Engine):
                 if not all(checkpoint.is_kept(key) for key in group.get("param_names", ())):
                     del group["param_names"]
             checkpoint.write(path, {"rule": self.rule, "steps": steps, "param_groups": groups}, arrays)
-        finally:
-            self._release()
 
     def load(self, path: str | os.PathLike[str], *, params: bool = False) -> None:
         """Continue from a checkpoint that `save` wrote for an optimizer of this class with parameters of these shapes.
@@ -576,16 +576,9 @@ class Optimizer(Engine):
         header, states, arrays = checkpoint.read(path, self.rule, RULES[self.rule].states, self.params, params)
         state = {i: {"step": header["steps"][i], **buffers} for i, buffers in enumerate(states)}
         try:
-            for i, array in enumerate(self.params):
-                if params and not array.flags.writeable:
-                    raise ValueError(f"parameter {i} has become read-only")
             self._load({"state": state, "param_groups": header["param_groups"]}, arrays)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{os.fspath(path)} cannot be loaded: {error}") from error
-
-    def _idle(self, array: Array | None, used: bool, i: int) -> Array | None:
-        """A buffer for a saved array that is not in use."""
-        return None if used or array is None else zeros_like([self.params[i]])[0]
 
     def _group_of(self, i: int) -> int:
         return next(group._index for group in self.param_groups if i in group._tensors)
@@ -684,9 +677,8 @@ class Optimizer(Engine):
         self._bind(saved["params"], {})
         self.threads = saved["threads"]
         groups = saved["state_dict"]["param_groups"]
-        for group, values in zip(self.param_groups, groups, strict=True):
-            group._values = {key: values[key] for key in self._hypers()}
-        self._set([(group, group._values) for group in self.param_groups], making=True)
+        changes = [{key: group[key] for key in self._hypers()} for group in groups]
+        self._set(list(zip(self.param_groups, changes, strict=True)), making=True)
         self.load_state_dict(saved["state_dict"])
 
     def __repr__(self) -> str:
@@ -922,10 +914,6 @@ class NAG(Optimizer):
             threads=threads,
         )
 
-    def _bind(self, params: Any, defaults: dict[str, Any]) -> None:
-        super()._bind(params, defaults)
-        self._ahead = False
-
     @contextlib.contextmanager
     def lookahead(self) -> Iterator[None]:
         """Put the arrays at the look-ahead point `p - momentum*v` for the block, and back after it, bit for bit.
@@ -938,30 +926,18 @@ class NAG(Optimizer):
         RuntimeError
             Inside another look-ahead block, and with `at_lookahead=True` (the arrays are there already).
         """
-        if self._ahead:
-            raise RuntimeError("this is inside a lookahead() block already")
         if any(group["at_lookahead"] for group in self.param_groups):
             raise RuntimeError("with at_lookahead=True the arrays are at the look-ahead point already")
-        self._hold("step(), saving and loading belong after the lookahead() block, which puts the arrays back")
-        saved: list[Array] = []
-        try:
-            saved = [array.copy() for array in self.params]  # not before: another thread's step must not be lost
-            self._ahead = True
+        reason = (
+            "this optimizer is inside a lookahead() block already; step(), saving, copying, loading and another block "
+            "belong after the lookahead() block, which puts the arrays back"
+        )
+        with self._held(reason), self._restored():
             for group in self.param_groups:
                 for i in group._tensors:
                     array, velocity = self.params[i], self._slots[i][0]
                     np.subtract(array, array.dtype.type(group["momentum"]) * velocity, out=array)
             yield
-        finally:
-            for array, before in zip(self.params, saved, strict=False):
-                array[...] = before
-            self._ahead = False
-            self._release()
-
-    def __getstate__(self) -> dict[str, Any]:
-        if self._ahead:
-            raise RuntimeError("inside a lookahead() block the arrays are not the parameters; copy or pickle after it")
-        return super().__getstate__()
 
 
 class Adagrad(Optimizer):

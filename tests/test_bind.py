@@ -123,7 +123,7 @@ def test_what_was_a_gradient_may_be_state_now():
     opt = fastopt.Momentum([p], lr=1.0)
     opt.step([memory])
     before = p.copy()
-    opt._configure([(0, (1.0, 0.9, 0.0, 1.0), 0, [[memory]])])
+    opt._configure([(0, (1.0, 0.9, 0.0, 1.0), 0, [[memory]])], [1], opt._record, [])
     with pytest.raises(ValueError, match=r"grads\[0\] shares memory with params\[0\] or its state"):
         opt.step([memory])
     assert_same_bits(p, before)
@@ -349,3 +349,21 @@ def test_a_list_that_shrinks_under_the_step_is_an_error():
     with pytest.raises(ValueError, match=r"grads\[1\] was taken out of its list"):
         fastopt.SGD(params).step(grads)
     assert all((p == 1).all() for p in params)
+
+
+@pytest.mark.parametrize("bound", [False, True], ids=["given", "bound"])
+def test_a_parameter_made_read_only_is_stepped_no_more(bound):
+    params, grads = [np.ones(3), np.ones(2)], [np.ones(3), np.ones(2)]
+    opt = fastopt.Adam(params)
+    if bound:
+        opt.bind(grads)
+        opt.step()
+    before, grads = [p.copy() for p in params], None if bound else grads
+    params[1].flags.writeable = False
+    with pytest.raises(ValueError, match=r"params\[1\] has become read-only since it was bound"):
+        opt.step(grads)
+    for p, b in zip(params, before, strict=True):
+        assert_same_bits(p, b)
+    params[1].flags.writeable = True
+    opt.step(grads)
+    assert not np.array_equal(params[1], before[1])

@@ -797,13 +797,12 @@ def test_nothing_is_loaded_under_a_step():
         except RuntimeError as error:
             refused.append(str(error))
 
-    opt._hold()
-    thread = threading.Thread(target=load)
-    thread.start()
-    thread.join()
-    with raising(RuntimeError, "busy"):
-        opt.step(tensor())
-    opt._release()
+    with opt._held():
+        thread = threading.Thread(target=load)
+        thread.start()
+        thread.join()
+        with raising(RuntimeError, "busy"):
+            opt.step(tensor())
     assert len(refused) == 1
     assert "busy in another thread" in refused[0]
     assert_same_bits(opt.state[0]["exp_avg"], before["state"][0]["exp_avg"])

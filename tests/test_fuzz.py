@@ -47,16 +47,16 @@ def writes_first(self, grads=None, **extras):
     return fastopt.optimizers.Engine.step(self, grads, **extras)
 
 
-def one_group_first(self, changes, making):
-    for change in changes:
-        original_set(self, [change], making)
+def one_group_first(self, plan):
+    original(self, plan._replace(changed=plan.changed[:1]))
+    original(self, plan)
 
 
-original_set = fastopt.Optimizer._set_held
+original = fastopt.Optimizer._take_over
 
 
 @pytest.mark.parametrize(
-    ("name", "broken"), [("step", leaks), ("step", writes_first), ("_set_held", one_group_first)], ids=str
+    ("name", "broken"), [("step", leaks), ("step", writes_first), ("_take_over", one_group_first)], ids=str
 )
 def test_it_sees_what_is_wrong(target, capsys, monkeypatch, name, broken):
     monkeypatch.setattr(fastopt.Optimizer, name, broken, raising=False)

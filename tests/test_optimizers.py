@@ -608,12 +608,12 @@ def test_lookahead_loses_no_step_of_another_thread():
     """What it puts back is what the arrays held once no other thread could step any more."""
 
     class Watched(fastopt.NAG):
-        def _hold(self, reason=None):
+        def _held(self, reason=None, **how):
             if reason:
                 thread = threading.Thread(target=self.step, args=([np.ones(2)],))
                 thread.start()
                 thread.join()
-            super()._hold(reason)
+            return super()._held(reason, **how)
 
     p = np.ones(2)
     opt = Watched([p], lr=0.5)
@@ -629,6 +629,16 @@ def test_lookahead_uses_each_groups_momentum():
     with opt.lookahead():
         assert_same_bits(a, np.full(2, 0.75 - 0.9 * 0.25))
         assert_same_bits(b, np.full(2, 0.75 - 0.5 * 0.25))
+
+
+@pytest.mark.parametrize("name", ["params", "param_groups", "state", "step"])
+def test_what_an_optimizer_holds_cannot_be_replaced(name):
+    opt = fastopt.Adam([np.ones(2)])
+    before = getattr(opt, name)
+    with pytest.raises(AttributeError, match=f"'{name}' of an optimizer cannot be replaced"):
+        setattr(opt, name, [])
+    assert getattr(opt, name) == before
+    assert isinstance(opt.param_groups, tuple)
 
 
 # ---- How it reads. ----
