@@ -42,11 +42,13 @@ COVERED := build/coverage
 coverage: $(VENV)/.installed-coverage
 	rm -rf $(COVERED)
 	mkdir -p $(COVERED)
-	tar -c --exclude='*.so' --exclude=__pycache__ csrc fastopt tests bench examples *.* LICENSE Makefile | tar -x -C $(COVERED)
+	tar -c --exclude='*.so' --exclude=__pycache__ csrc fastopt tests fuzz bench examples *.* LICENSE Makefile | tar -x -C $(COVERED)
 	cd $(COVERED) && export PATH="$(abspath $(VENV))/bin:$$PATH" FASTOPT_COVERAGE=1 PYTHONPATH="$$PWD" && \
 		python setup.py -q build_ext --inplace && \
-		{ coverage run -m pytest --basetemp=tests-tmp $(ARGS); coverage report --show-missing; \
-		gcovr --merge-mode-functions=separate --merge-lines --filter csrc/ . ; }
+		coverage run -m pytest --basetemp=tests-tmp $(ARGS); coverage combine -q; \
+		coverage report --show-missing --fail-under=100; cython=$$?; \
+		gcovr --merge-mode-functions=separate --merge-lines --gcov-ignore-parse-errors=suspicious_hits.warn_once_per_file \
+		--filter csrc/ --fail-under-line=100 . && exit $$cython
 
 # Some minutes of each; ARGS are for fuzz/fuzz_boundary.py (--help), FUZZ_EXAMPLES says how many sequences of uses.
 fuzz: $(VENV)/.installed-fuzz

@@ -1,10 +1,6 @@
 from collections.abc import Iterable
 from typing import Any, TypeVar, final
 
-import numpy as np
-from numpy.typing import NDArray
-from typing_extensions import Buffer
-
 _T = TypeVar("_T")
 
 @final
@@ -27,9 +23,6 @@ MAX_THREADS: int
 
 def as_number(name: str, value: Any) -> float: ...
 def pair(name: str, value: Iterable[_T]) -> tuple[_T, _T]: ...
-def checked_array(
-    name: str, obj: NDArray[np.float32] | NDArray[np.float64] | Buffer, writable: bool = False
-) -> NDArray[np.float32] | NDArray[np.float64]: ...
 def get_num_threads() -> int: ...
 def set_num_threads(threads: int | None) -> None: ...
 def available_isas() -> tuple[str, ...]: ...

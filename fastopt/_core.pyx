@@ -227,11 +227,6 @@ cdef object wrap(str name, object obj, bint writable):
         raise TypeError(f"{name} is of type {type(obj).__name__} and does not share its memory: {error}") from error
 
 
-def checked_array(str name, obj, bint writable=False):
-    """`obj` as an array on the same memory, or the boundary's TypeError or ValueError naming it."""
-    return as_array(name, obj, writable)
-
-
 cdef int same_shape(str name, cnp.ndarray a, str name_of_like, cnp.ndarray like) except -1:
     """Element type and shape as of `like`, or the error."""
     if cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(like):

@@ -22,6 +22,8 @@ from fastopt.structs cimport (
 
 cimport numpy as cnp
 
+import numpy as np
+
 from fastopt._core import RULES
 from fastopt.structure import shown
 
@@ -34,7 +36,7 @@ cdef enum:
     KEEP_GIL = 4096
 
 
-# ---- Blocks. No bytecode runs while one is entered or left, so Ctrl-C falls before it, into it or after it. ----
+# ---- Blocks. No bytecode runs while one is entered or left: Ctrl-C falls before it, into it or after it. ----
 
 @cython.final
 cdef class Held:
@@ -53,7 +55,7 @@ cdef class Held:
         self.engine.busy, self.engine.owner, self.engine.reason = True, thread, self.reason
         self.entered = True
 
-    def __exit__(self, *exception):
+    def __exit__(self, kind, value, trace):
         if self.entered:
             self.engine.busy, self.engine.owner, self.engine.reason = False, 0, None
 
@@ -66,15 +68,22 @@ cdef class Restored:
     cdef list saved
 
     def __enter__(self):
-        self.saved = [array.copy() for array in self.engine.arrays]
+        self.saved = list(map(np.copy, self.engine.arrays))
 
-    def __exit__(self, *exception):
+    def __exit__(self, kind, value, trace):
         cdef size_t i
         for i in range(self.engine.tensor_count):  # also if they have become read-only
             memcpy(self.engine.tensors[i].p, cnp.PyArray_DATA(self.saved[i]), cnp.PyArray_NBYTES(self.saved[i]))
 
 
 # ---- The engine. ----
+
+cdef void point(fastopt_tensor *tensor, list buffers) noexcept:
+    """Points a tensor to its state buffers, of which some may be None."""
+    cdef Py_ssize_t slot
+    for slot in range(len(buffers)):
+        tensor.state[slot] = NULL if buffers[slot] is None else cnp.PyArray_DATA(buffers[slot])
+
 
 @cython.auto_pickle(False)
 cdef class Engine:
@@ -140,8 +149,7 @@ cdef class Engine:
                 and self.settings_of and self.tensors):
             raise MemoryError
         self.names, self.exports, self.grad_names = [], [], grad_names
-        self.states = [[None] * len(self.rule.states) for _ in range(count)]
-        self.held = [None] * count
+        self.states, self.views, self.held = [None] * count, [None] * count, [None] * count
         arrays = []
         for k, group in enumerate(groups):
             self.settings[k].rule = self.rule.index
@@ -154,26 +162,38 @@ cdef class Engine:
                 self.elements += self.tensors[i].n
                 self.names.append(name)
                 self.exports.append(memoryview(array))
+                self.states[i], self.views[i] = [None] * len(self.rule.states), array[...]
                 arrays.append(array)
                 i += 1
         self.arrays = tuple(arrays)
-        self.views = [array[...] for array in arrays]
         self.settings_count, self.tensor_count, self.record = len(groups), count, record
         self.find_spans()
-        self.regroup([0.0] * count)
+        self.regroup(self.taken)
 
     cdef find_spans(self):
-        """Sorts what is written in a step by its place in memory; ValueError where two places overlap."""
+        """Points the tensors to their state and sorts what is written in a step by its place in memory.
+
+        ValueError where two places overlap.
+        """
         cdef size_t i
+        cdef Py_ssize_t slot
+        cdef list buffers
         self.span_count = 0
         for i in range(self.tensor_count):
-            for array in (self.arrays[i], *self.states[i]):
-                if array is not None and array.size:
-                    self.spans[self.span_count] = span_of(array, i)
-                    self.span_count += 1
+            buffers = self.states[i]
+            self.add_span(self.arrays[i], i)
+            for slot in range(len(buffers)):
+                if buffers[slot] is not None:
+                    self.add_span(buffers[slot], i)
+            point(&self.tensors[i], buffers)
             self.tensors[i].g = NULL  # whatever it was, it has not been held against these places
         self.elsewhere = True
         sort_apart(self.spans, self.span_count, self.names, "parameter")
+
+    cdef add_span(self, cnp.ndarray array, size_t i):
+        if cnp.PyArray_SIZE(array):
+            self.spans[self.span_count] = span_of(array, i)
+            self.span_count += 1
 
     # ---- Who may use it. ----
 
@@ -221,15 +241,20 @@ cdef class Engine:
 
     def _steps(self):
         """How many steps each tensor has taken."""
-        cdef size_t c
-        return [int(self.taken[c]) for c in range(self.model.count) for _ in range(self.model.groups[c].count)]
+        cdef size_t c, i = 0
+        cdef list steps = [None] * self.tensor_count
+        for c in range(self.model.count):
+            for _ in range(self.model.groups[c].count):
+                steps[i] = int(self.taken[c])
+                i += 1
+        return steps
 
     @property
     def _record(self):
         """What the subclass last gave to `_configure`."""
         return self.record
 
-    cdef regroup(self, list steps):
+    cdef regroup(self, const double *steps):
         """Divides the groups into runs of tensors that have one type and have taken one number of steps."""
         cdef size_t k, j, i = 0
         cdef Py_ssize_t c = -1
@@ -243,14 +268,14 @@ cdef class Engine:
                     self.model.groups[c].dtype = dtype
                     self.model.groups[c].count = 0
                     self.model.groups[c].tensors = &self.tensors[i]
-                    self.taken[c] = steps[i]
+                    self.taken[c] = steps[i]  # c <= i: what is still to be read stays
                     self.settings_of[c] = k
                 self.model.groups[c].count += 1
                 i += 1
         self.model.count = c + 1
 
     def _configure(self, list settings, list steps, record, list copies):
-        """Changes all that a subclass may change, or raises an error; no bytecode runs in between, so nothing interrupts it.
+        """Changes all that a subclass may change, or raises an error and changes nothing.
 
         Parameters
         ----------
@@ -263,63 +288,61 @@ cdef class Engine:
         record
             The new `_record`.
         copies
-            What is written to state buffers and parameters: the name in errors, the buffer, and an array like it or a
-            number.
+            What is written to state buffers and parameters: the name in errors, the buffer, and an array like it.
         """
+        cdef fastopt_group *groups = <fastopt_group *>PyMem_Calloc(self.settings_count or 1, sizeof(fastopt_group))
+        cdef double *taken = <double *>PyMem_Calloc(self.tensor_count or 1, sizeof(double))
         cdef fastopt_group group
         cdef fastopt_tensor tensor
         cdef size_t k, i, c
-        cdef Py_ssize_t slot
+        cdef list states, before = self.states
+        cdef cnp.ndarray target, source
         cdef int error
         cdef bint moved = False
-        self.guard()
-        for k, hyper, options, buffers in settings:
-            group = self.settings[k]
-            self.rule.fill(&group, hyper, options)
-            for c in range(self.model.count):
-                if self.settings_of[c] != k:
-                    continue
-                tensor = self.model.groups[c].tensors[0]
-                if buffers is not None:
-                    for slot, buffer in enumerate(buffers[self.model.groups[c].tensors - self.settings[k].tensors]):
-                        tensor.state[slot] = NULL if buffer is None else cnp.PyArray_DATA(buffer)
-                group.dtype, group.count, group.tensors = self.model.groups[c].dtype, 1, &tensor
-                error = check(&group)
-                if error:
-                    self.rule.fail(error, &group)
-            for i, of_tensor in enumerate(buffers or (), start=self.first(k)):
-                for slot, buffer in enumerate(of_tensor):
-                    if buffer is not None:
-                        array = as_array(self.rule.states[slot], buffer, True)
-                        same_shape(self.rule.states[slot], array, self.names[i], self.arrays[i])
-        for name, target, source in copies:
-            as_array(name, target, True)
-            if isinstance(source, cnp.ndarray):
-                same_shape(f"what {name} is to be", source, name, target)
-        # From here on nothing can fail.
-        for k, hyper, options, buffers in settings:
-            self.rule.fill(&self.settings[k], hyper, options)
-            for i, of_tensor in enumerate(buffers or (), start=self.first(k)):
-                for slot, buffer in enumerate(of_tensor):
-                    self.tensors[i].state[slot] = NULL if buffer is None else cnp.PyArray_DATA(buffer)
-                self.states[i] = list(of_tensor)
-                moved = True
-        for _, target, source in copies:
-            target[...] = source
-        if moved:
-            self.find_spans()
-        self.regroup(steps)
-        self.record = record
+        try:
+            if not (groups and taken):
+                raise MemoryError
+            self.guard()
+            memcpy(groups, self.settings, self.settings_count * sizeof(fastopt_group))
+            for i in range(self.tensor_count):
+                taken[i] = steps[i]
+            states = list(before)
+            for k, hyper, options, buffers in settings:
+                self.rule.fill(&groups[k], hyper, options)
+                for i, of_tensor in enumerate(buffers or (), start=self.first(k)):
+                    for name, buffer in zip(self.rule.states, of_tensor):
+                        if buffer is not None:
+                            same_shape(name, as_array(name, buffer, True), self.names[i], self.arrays[i])
+                    states[i] = list(of_tensor)
+                    moved = True
+                for c in range(self.model.count):
+                    if self.settings_of[c] == k:
+                        group, tensor = groups[k], self.model.groups[c].tensors[0]
+                        point(&tensor, states[self.model.groups[c].tensors - self.tensors])
+                        group.dtype, group.count, group.tensors = self.model.groups[c].dtype, 1, &tensor
+                        error = check(&group)
+                        if error:
+                            self.rule.fail(error, &group)
+            for name, target, source in copies:
+                same_shape(f"what {name} is to be", as_array(f"what {name} is to be", source, False), name,
+                           as_array(name, target, True))
+            # From here on nothing can fail, and no bytecode runs into which an interrupt could fall.
+            memcpy(self.settings, groups, self.settings_count * sizeof(fastopt_group))
+            for _, target, source in copies:
+                memcpy(cnp.PyArray_DATA(target), cnp.PyArray_DATA(source), cnp.PyArray_NBYTES(target))
+            self.states, record, self.record = states, self.record, record  # what was there lives until all is done
+            if moved:
+                self.find_spans()
+            self.regroup(taken)
+        finally:
+            PyMem_Free(groups)
+            PyMem_Free(taken)
 
     cdef size_t first(self, size_t k) noexcept:
         """The index of a group's first tensor."""
         return self.settings[k].tensors - self.tensors
 
     # ---- Gradients. ----
-
-    def _flat(self, grads):
-        """The gradients in the order of the parameters, from the structure that the subclass knows."""
-        raise NotImplementedError
 
     cdef list flat(self, grads):
         """The gradients in the order of the parameters."""
@@ -410,15 +433,15 @@ cdef class Engine:
                 self.bound = self.bound_exports = None
                 return
             self.take(leaves, False)
-            exports = [memoryview(array) for array in self.held]
-            self.unzeroable = None
+            exports, unzeroable = list(map(memoryview, self.held)), None
             try:
                 for name, array in zip(self.grad_names, self.held):
                     as_array(name, array, True)
                 self.check_disjoint()
             except ValueError as error:
-                self.unzeroable = str(error)
-            self.bound, self.bound_exports, self.elsewhere = list(self.held), exports, False
+                unzeroable = str(error)
+            leaves = list(self.held)
+            self.bound, self.bound_exports, self.unzeroable, self.elsewhere = leaves, exports, unzeroable, False
         finally:
             self.drop()
             self.busy = False
@@ -547,5 +570,6 @@ cdef class Engine:
             group = self.model.groups[c]
             group.hyper[len(self.rule.hypers) - 1] *= self.model.grad_scale
             if check(&group):
-                self.rule.fail(check(&group), &group)
-        self.rule.fail(error, &self.model.groups[0])
+                error = check(&group)
+                break
+        self.rule.fail(error, &group)

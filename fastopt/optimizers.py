@@ -158,7 +158,7 @@ class _Plan(NamedTuple):
     changed: list[ParamGroup]
     moved: set[int]  # the indices of those whose state buffers may be others
     steps: list[int]
-    copies: list[tuple[str, Array, Array | float]]  # what is written to buffers and parameters
+    copies: list[tuple[str, Array, Array]]  # what is written to buffers and parameters
 
 
 class Optimizer(Engine):
@@ -220,22 +220,19 @@ class Optimizer(Engine):
 
     def _bind(self, params: Any, defaults: dict[str, Any]) -> None:
         """Reads the structure of `params` and binds its arrays; the state buffers follow in `_set`."""
-        if getattr(self, "params", None) is not None:  # as a type checker knows it, it never is
-            raise RuntimeError("this optimizer has its parameters already; make another one for others")
-        groups = [params]
-        self._grouped = False
+        groups, grouped = [params], False
         if not is_array(params) and not isinstance(params, (Mapping, str)) and isinstance(params, Iterable):
             items = listed(params)
-            self._grouped = any(isinstance(item, Mapping) for item in items)
-            groups = items if self._grouped else [items]
-        self._structures: list[Structure] = []
+            grouped = any(isinstance(item, Mapping) for item in items)
+            groups = items if grouped else [items]
+        structures: list[Structure] = []
         param_groups: list[ParamGroup] = []
         settings: list[dict[str, Any]] = []
         grad_names: list[str] = []
         named: list[list[tuple[str, Any]]] = []
         for index, given in enumerate(groups):
             values, name = dict(defaults), "params"
-            if self._grouped:
+            if grouped:
                 if not isinstance(given, Mapping):
                     raise TypeError(f"params[{index}] must be a group, like the others, got {kind(given)}")
                 same_keys(f"params[{index}]", given, ["params"], self._hypers())
@@ -244,14 +241,14 @@ class Optimizer(Engine):
             structure = Structure(name, given)
             first = sum(len(group) for group in named)
             named.append(list(zip(structure.names(name), structure.leaves, strict=True)))
-            self._structures.append(structure)
+            structures.append(structure)
             param_groups.append(ParamGroup(self, index, first, len(structure.leaves)))
             settings.append(values)
             grad_names += structure.names("grads" + name.removeprefix("params"))
-        plain = not self._grouped and not structure.alone and structure.keys is None
+        plain = not grouped and not structure.alone and structure.keys is None
         nothing: list[Array | None] = [None] * len(RULES[self.rule].states)
-        self._param_groups = tuple(param_groups)
         self._bind_params(named, grad_names, plain, _Settled(settings, [nothing for group in named for _ in group]))
+        self._structures, self._param_groups, self._grouped = structures, tuple(param_groups), grouped
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:
@@ -473,7 +470,9 @@ class Optimizer(Engine):
                         # Kept too: it may be called for again, and what was saved had it.
                         slots[slot] = None if array is None else zeros_like([self.params[i]])[0]
                     if (buffer := slots[slot]) is not None:
-                        plan.copies.append((name, buffer, self._initial(values) if array is None else array))
+                        if array is None:
+                            array = np.full_like(buffer, self._initial(values))
+                        plan.copies.append((name, buffer, np.require(array, requirements="CA")))
             for i, (param, array) in enumerate(zip(self.params, params, strict=False)):
                 plan.copies.append((f"parameter {i}", param, array))
             self._take_over(plan)

@@ -1,3 +1,4 @@
+import collections
 import os
 import shutil
 import sys
@@ -55,6 +56,24 @@ def isa(request):
     fastopt.use_isa(request.param)
     yield request.param
     fastopt.use_isa(before)
+
+
+@pytest.fixture
+def tried(record_property):
+    """Says how many cases of what a test has gone through; they are added up at the end of a run."""
+    return lambda count, what: record_property(what, count)
+
+
+def pytest_terminal_summary(terminalreporter):
+    totals = collections.Counter()
+    for report in terminalreporter.stats.get("passed", []):
+        if report.when == "call":
+            for what, count in report.user_properties:
+                totals[what] += count
+    if totals:
+        terminalreporter.write_sep("=", "cases, all as they should be")
+        for what, count in sorted(totals.items()):
+            terminalreporter.write_line(f"{count:>11,} {what}")
 
 
 @pytest.fixture(scope="session")

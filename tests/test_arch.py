@@ -87,7 +87,7 @@ x86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="
         for machine in machines
     ],
 )
-def test_it_prints_golden(command, shows, machine, program):
+def test_it_prints_golden(command, shows, machine, program, tried):
     emulator, *options = machine.split()
     cross = CROSS_COMPILER.get(emulator.removeprefix("qemu-"), "gcc")
     need(command.split()[0], cross, emulator)  # clang takes the C library from gcc
@@ -95,7 +95,8 @@ def test_it_prints_golden(command, shows, machine, program):
     listing = run_well(cross.replace("gcc", "objdump"), "-d", "--no-show-raw-insn", path)
     for loop in ("adam_f32_baseline", "adam_f64_baseline"):
         assert re.search(rf"<{loop}>:\n(.+\n)*?.*\t{shows}", listing), f"{loop} has no {shows}"
-    assert_golden(run_well(emulator, *options, path))
+    count, what = assert_golden(run_well(emulator, *options, path))
+    tried(count, what.replace("core", "core under qemu"))
 
 
 # The same functions through Python, and what a machine is found to have.

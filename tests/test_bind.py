@@ -13,6 +13,7 @@ import pytest
 from common import DTYPES, assert_same_bits, random_tensor
 
 import fastopt
+from fastopt._core import RULES
 
 CLASSES = [cls for cls in vars(fastopt).values() if isinstance(cls, type) and hasattr(cls, "rule")]
 SHAPES = [(3, 4), (), (0, 2), (17,)]
@@ -259,6 +260,31 @@ def test_other_buffers(wrap):
     assert fastopt.global_norm([wrap(slope), wrap(slope)]) == fastopt.global_norm([slope, slope])
 
 
+class Tensor(Dlpack):
+    """As a tensor looks to NumPy before 2.1: DLPack does not say that it may be written, and `__array__` does."""
+
+    def __init__(self, memory, other=None):
+        super().__init__(memory)
+        self.other = memory if other is None else other
+
+    def __dlpack__(self, **arguments):
+        memory = self.memory[...]
+        if arguments:  # older ones take all that comes from DLPack for read-only
+            memory.flags.writeable = False
+        return memory.__dlpack__(**arguments)
+
+    def __array__(self, dtype=None, copy=None):
+        return self.other
+
+
+def test_a_tensor_whose_array_is_the_same_memory_may_be_written():
+    memory = np.ones(3)
+    fastopt.SGD(Tensor(memory), lr=0.5).step(np.ones(3))
+    assert_same_bits(memory, np.full(3, 0.5))
+    with pytest.raises(ValueError, match="params is read-only"):
+        fastopt.SGD(Tensor(memory, memory.copy()))
+
+
 def test_a_tensor_that_cannot_share_its_memory_says_why():
     p = np.ones(3)
     opt = fastopt.SGD([p])
@@ -367,3 +393,10 @@ def test_a_parameter_made_read_only_is_stepped_no_more(bound):
     params[1].flags.writeable = True
     opt.step(grads)
     assert not np.array_equal(params[1], before[1])
+
+
+def test_what_only_the_core_knows_to_be_wrong_is_an_error_too():
+    opt = fastopt.SGD([np.ones(2)])
+    with pytest.raises(RuntimeError, match=r"sgd: an option that .* not allow"):
+        opt._configure([(0, (1.0, 0.1, 0.0, 0.0, 0.0, 1.0), 1 << 20, None)], [0], opt._record, [])
+    assert repr(RULES["sgd"]).startswith("<rule sgd: states ('momentum_buffer',), hyperparameters ('step', ")

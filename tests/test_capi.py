@@ -1,9 +1,12 @@
 """The doors from compiled code, in this process: behind each address and each `cimport` is the right function."""
 
 import ctypes
+import re
+import sys
 
 import numpy as np
 import pytest
+from commands import run_well
 from common import DTYPES, ISAS, VARIANTS, assert_same_bits, random_tensor
 
 import fastopt
@@ -91,6 +94,43 @@ def test_rules_are_found_by_name():
             assert find(door("find_rule"))(name.encode()) == rule.index
         for name in (b"", b"Adam", b"adam_f32", None):
             assert find(door("find_rule"))(name) == -2
+
+
+def test_a_model_without_groups_and_errors_in_words():
+    describe, step = (ctypes.CFUNCTYPE(result, argument) for result, argument in
+                      ((ctypes.c_char_p, ctypes.c_int), (ctypes.c_int, ctypes.c_char_p)))  # fmt: skip
+    for door in (by_address, by_cimport):
+        assert step(door("step"))(bytes(1000)) == 0
+        assert describe(door("strerror"))(-2) == b"no such rule or element type"
+
+
+@pytest.mark.parametrize(
+    ("version", "size", "message"),
+    [
+        (2, 10**6, r"has C API 2 of 1000000 bytes: compile this module anew"),
+        (1, 16, r"compiled for fastopt .* \(C API 1 of \d+ bytes\).* of 16 bytes: install a later one"),
+        (None, None, "invalid PyCapsule object"),
+    ],
+    ids=["another kind of table", "a shorter table", "no table"],
+)
+def test_a_core_that_does_not_fit_is_an_error_when_imported(version, size, message):
+    """As after an upgrade by halves, when the modules that are compiled are of two versions."""
+    code = f"""
+import ctypes, sys, types
+new = ctypes.pythonapi.PyCapsule_New
+new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+class Table(ctypes.Structure):
+    _fields_ = [("version", ctypes.c_int), ("size", ctypes.c_size_t)]
+capi, table = types.ModuleType("fastopt.capi"), Table({version}, {size}) if {version} else None
+capi._C_API = new(ctypes.addressof(table), b"fastopt.capi._C_API", None) if table else object()
+capi.capi_address = None
+sys.modules["fastopt.capi"] = capi
+try:
+    import fastopt
+except (ImportError, ValueError) as error:
+    print(type(error).__name__, error)
+"""
+    assert re.search(message, run_well(sys.executable, "-c", code))
 
 
 def test_all_doors_lead_to_one_core():

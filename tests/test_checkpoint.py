@@ -176,15 +176,17 @@ def refused(other, path, match, **options):
     assert everything(other) == before
 
 
-def test_a_file_that_was_cut_short(trained, tmp_path):
+def test_a_file_that_was_cut_short(trained, tmp_path, tried):
     _, path, other = trained
     data, cut = path.read_bytes(), tmp_path / "cut.npz"
-    for size in {*range(200), *range(200, len(data), 97), *range(len(data) - 200, len(data))}:
+    sizes = {*range(200), *range(200, len(data), 97), *range(len(data) - 200, len(data))}
+    for size in sizes:
         cut.write_bytes(data[:size])
         refused(other, cut, "is no checkpoint of fastopt, or its end is missing|is damaged", params=True)
+    tried(len(sizes), "damaged checkpoints refused")
 
 
-def test_a_file_in_which_a_bit_is_flipped(trained, tmp_path):
+def test_a_file_in_which_a_bit_is_flipped(trained, tmp_path, tried):
     _, path, other = trained
     data, flipped, rng = bytearray(path.read_bytes()), tmp_path / "flipped.npz", random.Random(0)
     for i in range(len(data)):
@@ -197,6 +199,7 @@ def test_a_file_in_which_a_bit_is_flipped(trained, tmp_path):
     before = everything(other)
     other.load(path, params=True)
     assert everything(other) != before  # the file itself was good
+    tried(len(data), "damaged checkpoints refused")
 
 
 @pytest.mark.parametrize("junk", [b"", b"x", b"PK\x05\x06" + bytes(18), os.urandom(5000), b"sha256:" + b"0" * 64])
@@ -447,7 +450,7 @@ def test_what_is_written_is_a_file_like_any_other(trained, tmp_path):
 KILLS = 500
 
 
-def test_kill_at_any_moment_leaves_the_old_file_or_the_new_one(tmp_path):
+def test_kill_at_any_moment_leaves_the_old_file_or_the_new_one(tmp_path, tried):
     """A child saves one of two states after the other; it is killed hundreds of times."""
     path, rng = tmp_path / "x.npz", random.Random(0)
     states = []
@@ -478,6 +481,7 @@ def test_kill_at_any_moment_leaves_the_old_file_or_the_new_one(tmp_path):
         found.add(expected.index(everything(other)))
     assert found == {0, 1}
     assert len(list(tmp_path.glob(".x.npz.*.tmp"))) > KILLS / 10  # so many were killed while they wrote
+    tried(KILLS, "kills of a process that saves")
 
 
 # ---- Others at the same time. ----

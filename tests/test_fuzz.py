@@ -22,12 +22,13 @@ def target():
     return module
 
 
-def test_thousands_of_inputs_find_nothing(target, capsys):
+def test_thousands_of_inputs_find_nothing(target, capsys, tried):
     tally = target.plain(runs=2000, seconds=0, seed=0)
     assert tally.findings == 0, capsys.readouterr().out
     assert tally.inputs == 2000
     for name in ("TypeError", "ValueError", "KeyError", "AttributeError", "accepted"):
         assert tally.outcomes[name] > 30
+    tried(tally.inputs, "nonsense inputs without a finding")
 
 
 def test_the_command_counts_in_one_line():

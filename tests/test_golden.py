@@ -19,6 +19,7 @@ def assert_golden(printed):
     different = [pair for pair in itertools.zip_longest(found, expected) if pair[0] != pair[1]]
     words = "\n".join(f"  printed  {line}\n  expected {wanted}" for line, wanted in different[:5])
     assert not different, f"{len(different)} of {len(expected)} lines differ, the first of them:\n{words}"
+    return len(expected), "golden hashes, printed by the C core as the reference gives them"
 
 
 def test_it_is_what_the_reference_gives():
@@ -34,10 +35,10 @@ def test_it_is_what_the_kernels_give(name, isa):
 
 
 @pytest.mark.parametrize(("name", "flags"), [*itertools.product(["gcc", "clang"], LEVELS)])
-def test_it_is_what_the_core_gives(name, flags, tmp_path):
+def test_it_is_what_the_core_gives(name, flags, tmp_path, tried):
     program = build([compiler(name), "-std=c11", *flags.split(), *STRICT], tmp_path)
     for isa in ISAS:
-        assert_golden(run(program, env={**os.environ, "FASTOPT_ISA": isa}))
+        tried(*assert_golden(run(program, env={**os.environ, "FASTOPT_ISA": isa})))
 
 
 @pytest.mark.parametrize(

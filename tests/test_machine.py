@@ -282,6 +282,8 @@ def tensors(like, seed, odd=False):
 
 
 class Machine(RuleBasedStateMachine):
+    compared = 0  # how often all was compared with the model
+
     def __init__(self):
         super().__init__()
         self.pairs = []
@@ -762,6 +764,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def as_the_model(self):
+        Machine.compared += 1
         for pair in self.pairs:
             pair.check()
 
@@ -798,9 +801,11 @@ def in_thread(work):
         raise errors[0]
 
 
-def test_any_use_in_any_order():
+def test_any_use_in_any_order(tried):
     profile = settings.get_current_profile_name()
+    before = Machine.compared
     run_state_machine_as_test(Machine, settings=settings() if profile == "fuzz" else SUITE)
+    tried(Machine.compared - before, "uses in any order, each compared with a model")
 
 
 def test_every_class_is_drawn():

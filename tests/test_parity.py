@@ -57,7 +57,7 @@ def histories(variant, dtype, count):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_every_size_and_alignment(variant, dtype, isa):
+def test_every_size_and_alignment(variant, dtype, isa, tried):
     """0 to 4 vectors + 1 elements at every alignment, each buffer at one of its own."""
     lanes = LINE // np.dtype(dtype).itemsize
     start, grads, arguments, after = histories(variant, dtype, 4 * lanes + 1)
@@ -78,6 +78,7 @@ def test_every_size_and_alignment(variant, dtype, isa):
             place.assert_untouched_around()
         cases += 1
     assert cases == (4 * lanes + 2) * lanes
+    tried(cases, "rule x option x type x size x alignment x instruction set, bit-equal to the reference over 4 steps")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -283,7 +283,7 @@ FORKS = 500
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_fork_while_another_thread_steps():
+def test_fork_while_another_thread_steps(tried):
     """The child steps another optimizer: the pool that a thread had which is not there any more is free."""
     p, g, opt = model(seed=1)
     mine, slope, other = model(seed=2)
@@ -306,6 +306,7 @@ def test_fork_while_another_thread_steps():
     taken = opt.state[0]["step"]
     assert taken > 0
     assert p.tobytes() == after_steps(taken, seed=1)
+    tried(FORKS, "forks while another thread steps")
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts the process's threads in /proc")

@@ -1,6 +1,7 @@
 """Vector instructions in every loop, and no fused multiply-add: read from the disassembly, not hoped for."""
 
 import itertools
+import os
 import platform
 import re
 import shutil
@@ -100,6 +101,9 @@ def fused(functions):
     ]
 
 
+@pytest.mark.skipif(
+    "FASTOPT_COVERAGE" in os.environ, reason="built to count lines, not for speed: unset FASTOPT_COVERAGE"
+)
 def test_what_was_built():
     functions = disassemble(capi.__file__)
     if not any(name and name.endswith("_baseline") for name in functions):

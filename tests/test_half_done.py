@@ -1,9 +1,11 @@
-"""Ctrl-C at any moment: what was under way is done or was never begun, and the optimizer goes on.
+"""Ctrl-C at any moment, memory refused at any allocation: what was under way is done or was never begun.
 
-A timer interrupts each use hundreds of times, at moments spread over its duration.
+A timer interrupts each use hundreds of times, at moments spread over its duration; and each use is tried with its
+first, its second, its third ... allocation refused, until it needs no more.
 """
 
 import gc
+import itertools
 import random
 import signal
 import statistics
@@ -18,29 +20,24 @@ import fastopt
 INTERRUPTS = 300
 SHAPES = [(), (5,), (0,), (2, 3), (17,)]
 
-pytestmark = [
-    pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs signal.setitimer, as POSIX has it"),
-    # Files that Python's own code was about to open or close are closed later, and say so.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"),
-]
+# Files that Python's own code was about to open or close are closed later, and say so.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 
 
 def interrupt(number, frame):
     raise KeyboardInterrupt
 
 
-@pytest.fixture
-def interrupted():
-    """Runs something until it has been interrupted often enough, with a check after each time."""
+def interrupted(act, check, tried, allocates=True):
+    """Runs something until it has been interrupted often enough."""
+    rng, took = random.Random(0), []
+    for _ in range(20):
+        start = time.perf_counter()
+        act()
+        took.append(time.perf_counter() - start)
+    longest, caught = 1.5 * statistics.median(took), 0
     before = signal.signal(signal.SIGALRM, interrupt)
-
-    def often(act, check):
-        rng, took = random.Random(0), []
-        for _ in range(20):
-            start = time.perf_counter()
-            act()
-            took.append(time.perf_counter() - start)
-        longest, caught = 1.5 * statistics.median(took), 0
+    try:
         for _ in range(100 * INTERRUPTS):
             try:
                 signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, longest))
@@ -50,12 +47,45 @@ def interrupted():
                 caught += 1
             check()
             if caught == INTERRUPTS:
+                tried(caught, "interrupts by a signal")
                 return
-        raise AssertionError(f"only {caught} interrupts came while {act} ran")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    raise AssertionError(f"only {caught} interrupts came while {act} ran")
 
-    yield often
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+
+def short_of_memory(act, check, tried, allocates=True):
+    """Runs something with each of its allocations refused in turn."""
+    _testcapi = pytest.importorskip("_testcapi", reason="needs CPython's _testcapi: use a Python that has it")
+    refused, first, well_since = 0, 0, 0
+    while well_since < 20:  # what is cached now and then makes the number of allocations differ
+        error = None
+        gc.disable()
+        _testcapi.set_nomemory(first, first + 1)
+        try:
+            act()
+        except Exception as caught:  # MemoryError, unless Python's own code or ours takes it for something else
+            error = caught
+        finally:
+            _testcapi.remove_mem_hooks()
+            gc.enable()
+        first += 1
+        refused, well_since = (refused, well_since + 1) if error is None else (refused + 1, 0)
+        check()
+    assert (refused > 0) == allocates
+    tried(refused, "refused allocations")
+
+
+@pytest.fixture(params=[interrupted, short_of_memory])
+def disturbed(request):
+    """Runs something many times, each time disturbed at another point, with a check after each."""
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    yield
     gc.collect()
 
 
@@ -88,7 +118,7 @@ def steps_as_it_says(opt):
 
 
 @pytest.mark.parametrize("bound", [False, True], ids=["given", "bound"])
-def test_a_step_is_of_all_tensors_or_of_none(interrupted, bound):
+def test_a_step_is_of_all_tensors_or_of_none(disturbed, tried, bound):
     """Tensors that started alike stay alike, and have taken the steps that are counted."""
     params, grads = [[np.full(3, x) for _ in range(200)] for x in (1.0, 0.5)]
     one, alone = fastopt.Adam([np.full(3, 1.0)], lr=1e-3), {}
@@ -104,10 +134,10 @@ def test_a_step_is_of_all_tensors_or_of_none(interrupted, bound):
         alone[count] = one.params[0].tobytes()
         assert {p.tobytes() for p in params} == {alone[count]}
 
-    interrupted(opt.step if bound else lambda: opt.step(grads), check)
+    disturbed(opt.step if bound else lambda: opt.step(grads), check, tried, allocates=False)
 
 
-def test_a_hyperparameter_is_that_of_all_groups_or_of_none(interrupted):
+def test_a_hyperparameter_is_that_of_all_groups_or_of_none(disturbed, tried):
     opt = fastopt.SGD(tensors(0), lr=0.5)
     opt.step(tensors(1))
     values = {"lr": [0.5, 0.25], "momentum": [0.0, 0.9]}
@@ -121,37 +151,46 @@ def test_a_hyperparameter_is_that_of_all_groups_or_of_none(interrupted):
             assert getattr(opt, name) in choice  # an AttributeError where the groups differ
         steps_as_it_says(opt)
 
-    interrupted(act, check)
+    disturbed(act, check, tried)
 
 
-@pytest.mark.parametrize("source", ["state_dict", "file"])
-def test_all_is_loaded_or_nothing(interrupted, source, tmp_path):
-    opt, saved, pictures = fastopt.Adam(tensors(0), lr=0.5), [], []
+def two_states(folder):
+    """An optimizer, and twice what it was: as files, as state_dicts and as pictures."""
+    opt, files, saved, pictures = fastopt.Adam(tensors(0), lr=0.5), [], [], []
     for k in range(2):
         opt.step(tensors(k))
         opt.lr, opt.amsgrad = (0.5, 0.25)[k], bool(k)
-        opt.save(tmp_path / f"{k}.npz", params=True)
+        files.append(folder / f"{k}.npz")
+        opt.save(files[k], params=True)
         saved.append(opt.state_dict())
         pictures.append(picture(opt))
-    if source == "state_dict":
-        pictures = [(pictures[-1][0], *rest) for _, *rest in pictures]
-    turn = []
+    return opt, files, saved, pictures
 
-    def act():
-        turn.append(1)
-        if source == "file":
-            opt.load(tmp_path / f"{len(turn) % 2}.npz", params=True)
-        else:
-            opt.load_state_dict(saved[len(turn) % 2])
+
+def test_a_state_is_loaded_whole_or_not_at_all(disturbed, tried, tmp_path):
+    opt, _, saved, pictures = two_states(tmp_path)
+    params, turns, turn = pictures[-1][0], [state for _, *state in pictures], itertools.cycle(saved)
+
+    def check():
+        assert picture(opt)[0] == params
+        assert list(picture(opt)[1:]) in turns
+
+    disturbed(lambda: opt.load_state_dict(next(turn)), check, tried)
+    steps_as_it_says(opt)
+
+
+def test_a_file_is_loaded_whole_or_not_at_all(tried, tmp_path):
+    opt, files, _, pictures = two_states(tmp_path)
+    turn = itertools.cycle(files)
 
     def check():
         assert picture(opt) in pictures
 
-    interrupted(act, check)
+    interrupted(lambda: opt.load(next(turn), params=True), check, tried)
     steps_as_it_says(opt)
 
 
-def test_what_is_saved_is_whole(interrupted, tmp_path):
+def test_a_file_is_saved_whole_or_not_at_all(tried, tmp_path):
     opt, path = fastopt.Adam(tensors(0)), tmp_path / "checkpoint.npz"
     opt.step(tensors(1))
     opt.save(path, params=True)
@@ -162,11 +201,11 @@ def test_what_is_saved_is_whole(interrupted, tmp_path):
         assert picture(other) == expected
         assert list(tmp_path.iterdir()) == [path]
 
-    interrupted(lambda: opt.save(path, params=True), check)
+    interrupted(lambda: opt.save(path, params=True), check, tried)
     steps_as_it_says(opt)
 
 
-def test_the_arrays_come_back_from_a_lookahead(interrupted):
+def test_the_arrays_come_back_from_a_lookahead(disturbed, tried):
     opt = fastopt.NAG(tensors(0), momentum=0.9)
     opt.step(tensors(1))
     expected, away = picture(opt), []
@@ -178,21 +217,17 @@ def test_the_arrays_come_back_from_a_lookahead(interrupted):
     def check():
         assert picture(opt) == expected
 
-    interrupted(act, check)
+    disturbed(act, check, tried)
     assert all(away)
     assert len(away) > 20  # also within the block
     steps_as_it_says(opt)
 
 
-def test_gradients_are_bound_or_not(interrupted):
+def test_gradients_are_bound_or_not(disturbed, tried):
     opt = fastopt.SGD(tensors(0))
     ones, twos = tensors(1), tensors(2)
     opt.bind(ones)
-    turn = []
-
-    def act():
-        turn.append(1)
-        opt.bind(ones if len(turn) % 2 else twos)
+    turn = itertools.cycle([twos, ones])
 
     def check():
         before = [p.copy() for p in opt.params]
@@ -206,12 +241,23 @@ def test_gradients_are_bound_or_not(interrupted):
                 return
         raise AssertionError("some gradients of one set, some of the other")
 
-    interrupted(act, check)
+    disturbed(lambda: opt.bind(next(turn)), check, tried)
 
 
-def test_state_can_always_be_copied(interrupted):
+def test_state_can_always_be_copied(disturbed, tried):
     opt = fastopt.Adam(tensors(0))
     opt.step(tensors(1))
     expected = picture(opt)
-    interrupted(opt.state_dict, lambda: None)
+    disturbed(opt.state_dict, lambda: None, tried)
     assert picture(opt) == expected
+
+
+def test_optimizers_and_norms_are_made_or_not(tried):
+    params = tensors(0)
+    before = [p.tobytes() for group in params for p in group["params"]]
+
+    def check():
+        assert [p.tobytes() for group in params for p in group["params"]] == before
+
+    short_of_memory(lambda: fastopt.Adam(params), check, tried)
+    short_of_memory(lambda: fastopt.global_norm(params[0]["params"]), check, tried)
