@@ -2,7 +2,8 @@
 # the package index. `make bench` measures, `make amalgamation` writes the C core as one file, `make lint` checks style,
 # `make clean` removes what was made. `make coverage` counts the lines that the tests execute, `make fuzz` looks for errors
 # at random, `make test-arch` runs the core on emulated processors and says what it lacks for that, and
-# `make test-nehalem` runs the tests of the arithmetic on an x86-64 processor without AVX, in many minutes.
+# `make test-nehalem` runs the tests of the arithmetic on an x86-64 processor without AVX, in many minutes. `make audit` runs
+# all that is too long for `make test`, also on other Pythons, and prints one table.
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= test
@@ -10,11 +11,12 @@ BENCH_EXTRAS ?= bench
 ARGS ?=
 FUZZ_EXAMPLES ?= 1000
 AMALGAMATION ?= build/amalgamation
+AUDIT ?=
 NEHALEM := parity extras textbook optimizers boundary bind minibatches signatures isa
 
 SOURCES := setup.py pyproject.toml $(shell find csrc fastopt -name '*.[chd]*' -o -name '*.p*x*' -o -name '*.pxd')
 
-.PHONY: demo test test-arch test-nehalem bench coverage fuzz amalgamation lint clean
+.PHONY: demo test test-arch test-nehalem bench coverage fuzz audit amalgamation lint clean
 
 demo: $(VENV)/.installed-demo
 	$(VENV)/bin/python -m fastopt demo $(ARGS)
@@ -46,15 +48,19 @@ coverage: $(VENV)/.installed-coverage
 	cd $(COVERED) && export PATH="$(abspath $(VENV))/bin:$$PATH" FASTOPT_COVERAGE=1 PYTHONPATH="$$PWD" && \
 		python setup.py -q build_ext --inplace && \
 		coverage run -m pytest --basetemp=tests-tmp $(ARGS); coverage combine -q; \
-		coverage report --show-missing --fail-under=100; cython=$$?; \
+		coverage json -q; coverage report --show-missing --fail-under=100; cython=$$?; \
 		gcovr --merge-mode-functions=separate --merge-lines --gcov-ignore-parse-errors=suspicious_hits.warn_once_per_file \
-		--filter csrc/ --fail-under-line=100 . && exit $$cython
+		--filter csrc/ --txt --json-summary csrc.json --fail-under-line=100 . && exit $$cython
 
 # Some minutes of each; ARGS are for fuzz/fuzz_boundary.py (--help), FUZZ_EXAMPLES says how many sequences of uses.
 fuzz: $(VENV)/.installed-fuzz
 	$(VENV)/bin/python fuzz/fuzz_boundary.py $(ARGS)
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(VENV)/bin/pytest tests/test_machine.py --hypothesis-profile=fuzz \
 		--hypothesis-show-statistics
+
+# All that is too long for `make test`, in an hour or two; AUDIT is for audit/run.py (--help).
+audit: $(VENV)/.installed-audit
+	$(VENV)/bin/python audit/run.py $(AUDIT)
 
 amalgamation: $(VENV)/.installed-amalgamation
 	mkdir -p $(AMALGAMATION)
@@ -67,7 +73,7 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf $(VENV) build dist demo-output *.egg-info fastopt/*.so .pytest_cache .hypothesis .benchmarks .mypy_cache .ruff_cache
+	rm -rf $(VENV) .nox build dist demo-output *.egg-info fastopt/*.so .pytest_cache .hypothesis .benchmarks .mypy_cache .ruff_cache
 
 # One environment; each set of extras is installed into it when it is first asked for, and anew when the
 # sources that are compiled have changed.

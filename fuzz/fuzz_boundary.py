@@ -1,7 +1,7 @@
 """Throws structured nonsense at everything that takes arrays, hyperparameters or a state_dict.
 
     python fuzz/fuzz_boundary.py                             # under atheris, led by coverage, where it is installed
-    python fuzz/fuzz_boundary.py --plain --runs N --seed S   # at random, with nothing but NumPy
+    python fuzz/fuzz_boundary.py --plain --runs N --seed S   # at random, with NumPy alone; --jobs for more processes
     python fuzz/fuzz_boundary.py --plain --seed S --only I   # one input of those again
 
 Each input makes an optimizer, uses it with arguments of which some are nonsense, and holds the outcome against what the
@@ -16,7 +16,10 @@ from __future__ import annotations
 import argparse
 import array
 import collections
+import concurrent.futures
 import ctypes
+import faulthandler
+import itertools
 import math
 import mmap
 import os
@@ -43,6 +46,7 @@ else:
 from fastopt._core import RULES
 
 CLASSES = [cls for cls in (getattr(fastopt, name) for name in fastopt.__all__) if hasattr(cls, "rule")]
+PART = 2000  # inputs that a process is given at once
 PROMISED = (TypeError, ValueError, RuntimeError)
 
 
@@ -649,6 +653,11 @@ class Tally:
             raise
         self.outcomes.update(outcome for _, outcome in outcomes)
 
+    def add(self, other):
+        self.inputs += other.inputs
+        self.findings += other.findings
+        self.outcomes += other.outcomes
+
     def __str__(self):
         seconds = time.monotonic() - self.began
         uses = ", ".join(f"{count} {name}" for name, count in self.outcomes.most_common())
@@ -658,12 +667,10 @@ class Tally:
         )
 
 
-def plain(runs, seconds, seed, only=None, most=10):
-    """Inputs at random, up to so many findings, which are printed; returns the tally."""
+def plain(numbers, seed, seconds=0.0, most=10):
+    """Inputs at random, those of these numbers, up to so many findings, which are printed; returns the tally."""
     tally = Tally()
-    numbers = [only] if only is not None else range(runs) if runs else iter(int, 1)
-    for i, number in enumerate(numbers):
-        number = i if not runs and only is None else number
+    for number in numbers:
         if seconds and time.monotonic() - tally.began > seconds:
             break
         try:
@@ -676,6 +683,16 @@ def plain(runs, seconds, seed, only=None, most=10):
     return tally
 
 
+def spread(runs, seed, jobs):
+    """As `plain`, in several processes."""
+    faulthandler.enable()
+    tally, parts = Tally(), [range(first, min(first + PART, runs)) for first in range(0, runs, PART)]
+    with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
+        for part in pool.map(plain, parts, itertools.repeat(seed)):
+            tally.add(part)
+    return tally
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plain", action="store_true", help="at random, without atheris")
@@ -683,12 +700,17 @@ def main():
     parser.add_argument("--seconds", type=float, default=0.0, help="for so long (0: until the inputs are done)")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--only", type=int, help="this input alone, which a finding names")
+    parser.add_argument("--jobs", type=int, default=1, help="in so many processes; with --plain and --runs")
     parser.add_argument("corpus", nargs="*", help="folders of inputs, for atheris")
     args = parser.parse_args()
     runs, seconds = args.runs, args.seconds or (0 if args.runs else 120.0)
     seed = args.seed if args.seed is not None else random.SystemRandom().randrange(2**31)
     if atheris is None or args.plain or args.only is not None:
-        tally = plain(runs, seconds, seed, args.only)
+        if args.jobs > 1 and runs and args.only is None:
+            tally = spread(runs, seed, args.jobs)
+        else:
+            numbers = [args.only] if args.only is not None else range(runs) if runs else itertools.count()
+            tally = plain(numbers, seed, seconds)
         print(tally)
         return 1 if tally.findings else 0
     folder = Path("build/fuzz")  # where an input that finds something is kept

@@ -12,7 +12,7 @@ from common import ISAS
 import fastopt
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ["bench", "csrc", "examples", "fastopt", "fuzz", "tests"]
+FOLDERS = ["audit", "bench", "csrc", "examples", "fastopt", "fuzz", "tests"]
 FILES = [
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -21,6 +21,7 @@ FILES = [
     "Makefile",
     "README.md",
     "SECURITY.md",
+    "noxfile.py",
     "pyproject.toml",
     "setup.py",
 ]

@@ -15,6 +15,8 @@ from common import VARIANTS
 from golden import ROOT, build
 from test_golden import assert_golden
 
+pytestmark = pytest.mark.core
+
 # What runs or compiles, and the Debian packages that have it.
 TOOLS = {
     "qemu-x86_64": ["qemu-user"],

@@ -11,6 +11,8 @@ from commands import run_well as run
 
 import fastopt
 
+pytestmark = pytest.mark.core
+
 CSRC = Path(__file__).parents[1] / "csrc"
 SOURCES = sorted(CSRC.glob("*.c"))
 USE = '#include "fastopt.h"\n#include <stdio.h>\nint main(void)\n{\n    return puts(fastopt_version()) < 0;\n}\n'

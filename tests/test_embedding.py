@@ -18,6 +18,8 @@ from common import DRAWS, ISAS, VARIANTS
 from fastopt import reference
 from fastopt._core import RULES
 
+pytestmark = pytest.mark.core
+
 CSRC = Path(__file__).parents[1] / "csrc"
 SOURCES = sorted(CSRC.glob("*.c"))
 NATIVE = ["-O3", "-march=native"]

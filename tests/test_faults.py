@@ -3,6 +3,8 @@
 import pytest
 from commands import run_well
 
+pytestmark = pytest.mark.core
+
 SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 

@@ -23,7 +23,7 @@ def target():
 
 
 def test_thousands_of_inputs_find_nothing(target, capsys, tried):
-    tally = target.plain(runs=2000, seconds=0, seed=0)
+    tally = target.plain(range(2000), seed=0)
     assert tally.findings == 0, capsys.readouterr().out
     assert tally.inputs == 2000
     for name in ("TypeError", "ValueError", "KeyError", "AttributeError", "accepted"):
@@ -31,9 +31,9 @@ def test_thousands_of_inputs_find_nothing(target, capsys, tried):
     tried(tally.inputs, "nonsense inputs without a finding")
 
 
-def test_the_command_counts_in_one_line():
-    done = run_well(sys.executable, TARGET, "--plain", "--runs", "50", "--seed", "3")
-    (line,) = done.splitlines()
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_the_command_counts_in_one_line(jobs):
+    (line,) = run_well(sys.executable, TARGET, "--plain", "--runs=50", "--seed=3", f"--jobs={jobs}").splitlines()
     assert line.startswith("fuzz_boundary: 50 inputs in ")
     assert line.endswith("findings: 0")
 
@@ -61,7 +61,7 @@ original = fastopt.Optimizer._take_over
 )
 def test_it_sees_what_is_wrong(target, capsys, monkeypatch, name, broken):
     monkeypatch.setattr(fastopt.Optimizer, name, broken, raising=False)
-    assert target.plain(runs=2000, seconds=0, seed=0, most=1).findings > 0
+    assert target.plain(range(2000), seed=0, most=1).findings > 0
 
 
 def test_an_input_can_be_repeated(target):

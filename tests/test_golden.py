@@ -11,6 +11,8 @@ from commands import run_well as run
 from common import ISAS, Variant
 from golden import CSRC, GOLDEN, build, golden, rule_cases
 
+pytestmark = pytest.mark.core
+
 LEVELS = ["-O0", "-O2", "-O3", "-O3 -march=native"]
 
 

@@ -10,6 +10,8 @@ from commands import compiler, run_well
 
 from fastopt import capi
 
+pytestmark = pytest.mark.core
+
 CSRC = Path(__file__).parents[1] / "csrc"
 RECORD = Path(__file__).with_name("interface.txt")
 

@@ -5,6 +5,8 @@ import os
 import pytest
 from commands import run
 
+pytestmark = pytest.mark.core
+
 THREAD = ["-O1", "-g", "-fsanitize=thread"]
 ADDRESS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 # A child of several threads may start some of its own here: it is what the pool does.

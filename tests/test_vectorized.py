@@ -19,6 +19,7 @@ COMPILERS = [compiler for compiler in ("gcc", "clang") if shutil.which(compiler)
 WIDTHS = {"baseline": "xmm", "avx2": "ymm", "avx512": "zmm"}
 
 pytestmark = [
+    pytest.mark.core,
     pytest.mark.skipif(
         platform.machine() not in ("x86_64", "AMD64"),
         reason="reads x86-64 assembly; on other machines compare speed with `make bench`",
