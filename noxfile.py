@@ -17,5 +17,5 @@ nox.options.error_on_missing_interpreters = False
 @nox.session(python=PYTHONS)
 def suite(session):
     """What may differ between Pythons: all but the tests of the C core alone."""
-    session.install(".[test,torch]")
+    session.install("--editable", ".[test,torch]")  # tests start Python in this folder, which has the sources
     session.run("pytest", "-m", "not core", *session.posargs)

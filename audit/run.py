@@ -131,7 +131,7 @@ def parts() -> list[Part]:
             "machine",
             "state machine, new sequences",
             *(python, "-m", "pytest", "tests/test_machine.py", "--hypothesis-profile=fuzz"),
-            FUZZ_EXAMPLES="1500",
+            FUZZ_EXAMPLES="1000",
         ),
         Part("coverage", ["make", "coverage"], lines),
     ]

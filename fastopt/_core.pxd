@@ -32,6 +32,7 @@ cdef double number(str name, object value) except? -1.0
 cdef int thread_count(object threads) except -1
 cdef double norm_bound(object max_norm) except? -1.0
 cdef int type_of(cnp.ndarray a) noexcept
+cdef void *zeroed(size_t count, size_t size) except NULL
 cdef int step(fastopt_model *model) noexcept nogil
 cdef int check(fastopt_group *group) noexcept nogil
 cdef int global_norm(fastopt_model *model) noexcept nogil

@@ -6,6 +6,7 @@ call it before they hand a pointer to C.
 """
 
 cimport numpy as cnp
+from cpython.mem cimport PyMem_Calloc
 from libc.stdlib cimport qsort
 
 from fastopt.structs cimport (
@@ -282,6 +283,14 @@ cdef Py_ssize_t find_overlap(Span span, const Span *spans, size_t count) noexcep
     if low < count and spans[low].start < span.end:
         return low
     return -1
+
+
+cdef void *zeroed(size_t count, size_t size) except NULL:
+    """Memory full of zeros, for PyMem_Free, or MemoryError."""
+    cdef void *memory = PyMem_Calloc(count or 1, size)
+    if memory == NULL:
+        raise MemoryError
+    return memory
 
 
 # ---- The core's functions for the other modules. ----

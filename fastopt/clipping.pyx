@@ -1,11 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """The norm of a model's gradients, and gradients scaled to a norm."""
 
-from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.mem cimport PyMem_Free
 
 from fastopt._core cimport (
     Span, as_array, clip_grad_norm as clip_model, global_norm as norm_of_model, norm_bound, sort_apart, span_of,
-    thread_count, type_of,
+    thread_count, type_of, zeroed,
 )
 from fastopt.structs cimport fastopt_group, fastopt_model, fastopt_tensor
 
@@ -26,12 +26,13 @@ cdef double run(str name, object values, object threads, bint clip, double max_n
     cdef size_t i, spans = 0, count = len(names)
     cdef cnp.ndarray array
     cdef fastopt_model model
-    cdef fastopt_group *groups = <fastopt_group *>PyMem_Calloc(count, sizeof(fastopt_group))
-    cdef fastopt_tensor *tensors = <fastopt_tensor *>PyMem_Calloc(count, sizeof(fastopt_tensor))
-    cdef Span *places = <Span *>PyMem_Calloc(count, sizeof(Span))
+    cdef fastopt_group *groups = NULL
+    cdef fastopt_tensor *tensors = NULL
+    cdef Span *places = NULL
     try:
-        if not (groups and tensors and places):
-            raise MemoryError
+        groups = <fastopt_group *>zeroed(count, sizeof(fastopt_group))
+        tensors = <fastopt_tensor *>zeroed(count, sizeof(fastopt_tensor))
+        places = <Span *>zeroed(count, sizeof(Span))
         for i in range(count):
             array = as_array(names[i], structure.leaves[i], clip)
             arrays.append(array)

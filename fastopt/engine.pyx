@@ -6,14 +6,14 @@ and step numbers; it knows no names of hyperparameters and no structure of a mod
 """
 
 cimport cython
-from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.mem cimport PyMem_Free
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.float cimport DBL_MAX
 from libc.string cimport memcpy
 
 from fastopt._core cimport (
     Rule, Span, as_array, check, find_overlap, norm_bound, number, same_shape, sort_apart, span_of, step as step_model,
-    thread_count, type_of,
+    thread_count, type_of, zeroed,
 )
 from fastopt.structs cimport (
     FASTOPT_CLIP_NORM, FASTOPT_MAX_STATES, FASTOPT_SKIP_NONFINITE, FASTOPT_SKIPPED, FASTOPT_ZERO_GRAD, fastopt_group,
@@ -22,7 +22,7 @@ from fastopt.structs cimport (
 
 cimport numpy as cnp
 
-import numpy as np
+import operator
 
 from fastopt._core import RULES
 from fastopt.structure import shown
@@ -68,7 +68,7 @@ cdef class Restored:
     cdef list saved
 
     def __enter__(self):
-        self.saved = list(map(np.copy, self.engine.arrays))
+        self.saved = list(map(operator.methodcaller("copy"), self.engine.arrays))
 
     def __exit__(self, kind, value, trace):
         cdef size_t i
@@ -134,20 +134,17 @@ cdef class Engine:
         cdef size_t count = sum(len(group) for group in groups)
         cdef size_t k, i = 0
         cdef cnp.ndarray array
-        if self.tensors:
+        if self.settings:
             raise RuntimeError("this optimizer has its parameters already; make another one for others")
         self.rule = RULES[type(self).rule]
         self.has_step, self.plain = self.rule.hypers[0] == "step", plain
-        self.settings = <fastopt_group *>PyMem_Calloc(len(groups) or 1, sizeof(fastopt_group))
-        self.model.groups = <fastopt_group *>PyMem_Calloc(count or 1, sizeof(fastopt_group))
-        self.spans = <Span *>PyMem_Calloc((1 + FASTOPT_MAX_STATES) * count or 1, sizeof(Span))
-        self.grad_spans = <Span *>PyMem_Calloc(count or 1, sizeof(Span))
-        self.taken = <double *>PyMem_Calloc(count or 1, sizeof(double))
-        self.settings_of = <size_t *>PyMem_Calloc(count or 1, sizeof(size_t))
-        self.tensors = <fastopt_tensor *>PyMem_Calloc(count or 1, sizeof(fastopt_tensor))
-        if not (self.settings and self.model.groups and self.spans and self.grad_spans and self.taken
-                and self.settings_of and self.tensors):
-            raise MemoryError
+        self.settings = <fastopt_group *>zeroed(len(groups), sizeof(fastopt_group))
+        self.model.groups = <fastopt_group *>zeroed(count, sizeof(fastopt_group))
+        self.spans = <Span *>zeroed((1 + FASTOPT_MAX_STATES) * count, sizeof(Span))
+        self.grad_spans = <Span *>zeroed(count, sizeof(Span))
+        self.taken = <double *>zeroed(count, sizeof(double))
+        self.settings_of = <size_t *>zeroed(count, sizeof(size_t))
+        self.tensors = <fastopt_tensor *>zeroed(count, sizeof(fastopt_tensor))
         self.names, self.exports, self.grad_names = [], [], grad_names
         self.states, self.views, self.held = [None] * count, [None] * count, [None] * count
         arrays = []
@@ -209,7 +206,8 @@ cdef class Engine:
     def _held(self, reason=None, *, nested=False):
         """A block in which only this thread may change the engine and nobody steps; `reason` is what others hear.
 
-        `nested`: or a block within such a block of the same thread.
+        `nested`: or a block within such a block of the same thread. No loops in it, but calls of functions that have them:
+        CPython 3.13.0 takes a loop's jump back for outside the block, and an interrupt there would not leave it.
         """
         cdef Held block = Held.__new__(Held)
         block.engine, block.reason, block.nested = self, reason, nested
@@ -290,8 +288,8 @@ cdef class Engine:
         copies
             What is written to state buffers and parameters: the name in errors, the buffer, and an array like it.
         """
-        cdef fastopt_group *groups = <fastopt_group *>PyMem_Calloc(self.settings_count or 1, sizeof(fastopt_group))
-        cdef double *taken = <double *>PyMem_Calloc(self.tensor_count or 1, sizeof(double))
+        cdef fastopt_group *groups = NULL
+        cdef double *taken = NULL
         cdef fastopt_group group
         cdef fastopt_tensor tensor
         cdef size_t k, i, c
@@ -299,10 +297,10 @@ cdef class Engine:
         cdef cnp.ndarray target, source
         cdef int error
         cdef bint moved = False
+        self.guard()
         try:
-            if not (groups and taken):
-                raise MemoryError
-            self.guard()
+            groups = <fastopt_group *>zeroed(self.settings_count, sizeof(fastopt_group))
+            taken = <double *>zeroed(self.tensor_count, sizeof(double))
             memcpy(groups, self.settings, self.settings_count * sizeof(fastopt_group))
             for i in range(self.tensor_count):
                 taken[i] = steps[i]

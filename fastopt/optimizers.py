@@ -404,16 +404,14 @@ class Optimizer(Engine):
         ['exp_avg', 'exp_avg_sq', 'step']
         """
         with self._held():
-            return {
-                "state": {
-                    i: {
-                        name: value if name == "step" else value.copy()
-                        for name, value in self._state_of(i, steps).items()
-                    }
-                    for i, steps in enumerate(self._steps())
-                },
-                "param_groups": self._saved_groups(),
-            }
+            return self._copied()
+
+    def _copied(self) -> dict[str, Any]:
+        state = {
+            i: {name: value if name == "step" else value.copy() for name, value in self._state_of(i, steps).items()}
+            for i, steps in enumerate(self._steps())
+        }
+        return {"state": state, "param_groups": self._saved_groups()}
 
     def _saved_groups(self) -> list[dict[str, Any]]:
         groups = []
@@ -453,29 +451,37 @@ class Optimizer(Engine):
         ids, changes = self._read_groups(state_dict["param_groups"])
         loaded = self._read_state(state_dict["state"], ids, [values for _, values in changes])
         with self._held():
-            # The optimizer's own buffers, as `state` shows them, must be read before any of them is written.
-            arenas = {id(buffer.base): buffer.base for slots in self._slots for buffer in slots if buffer is not None}
-            for _, arrays in loaded:
-                for slot, array in enumerate(arrays):
-                    if array is not None and any(np.may_share_memory(array, arena) for arena in arenas.values()):
-                        arrays[slot] = array.copy()
-            plan = self._plan(changes, making=True)
-            for i, (steps, arrays) in enumerate(loaded):
-                values = plan.settled.values[self._group_of(i)]
-                plan.steps[i] = steps
-                slots = plan.settled.slots[i]
-                for slot, (name, used) in enumerate(zip(RULES[self.rule].states, self._use(values), strict=True)):
-                    array = arrays[slot]
-                    if not used:
-                        # Kept too: it may be called for again, and what was saved had it.
-                        slots[slot] = None if array is None else zeros_like([self.params[i]])[0]
-                    if (buffer := slots[slot]) is not None:
-                        if array is None:
-                            array = np.full_like(buffer, self._initial(values))
-                        plan.copies.append((name, buffer, np.require(array, requirements="CA")))
-            for i, (param, array) in enumerate(zip(self.params, params, strict=False)):
-                plan.copies.append((f"parameter {i}", param, array))
-            self._take_over(plan)
+            self._take_over(self._loading(loaded, changes, params))
+
+    def _loading(
+        self,
+        loaded: list[tuple[int, list[Array | None]]],
+        changes: list[tuple[ParamGroup, dict[str, Any]]],
+        params: Sequence[Array],
+    ) -> _Plan:
+        # The optimizer's own buffers, as `state` shows them, must be read before any of them is written.
+        arenas = {id(buffer.base): buffer.base for slots in self._slots for buffer in slots if buffer is not None}
+        for _, arrays in loaded:
+            for slot, array in enumerate(arrays):
+                if array is not None and any(np.may_share_memory(array, arena) for arena in arenas.values()):
+                    arrays[slot] = array.copy()
+        plan = self._plan(changes, making=True)
+        for i, (steps, arrays) in enumerate(loaded):
+            values = plan.settled.values[self._group_of(i)]
+            plan.steps[i] = steps
+            slots = plan.settled.slots[i]
+            for slot, (name, used) in enumerate(zip(RULES[self.rule].states, self._use(values), strict=True)):
+                array = arrays[slot]
+                if not used:
+                    # Kept too: it may be called for again, and what was saved had it.
+                    slots[slot] = None if array is None else zeros_like([self.params[i]])[0]
+                if (buffer := slots[slot]) is not None:
+                    if array is None:
+                        array = np.full_like(buffer, self._initial(values))
+                    plan.copies.append((name, buffer, np.require(array, requirements=["C", "A"])))
+        for i, (param, array) in enumerate(zip(self.params, params, strict=False)):
+            plan.copies.append((f"parameter {i}", param, array))
+        return plan
 
     def save(self, path: str | os.PathLike[str], *, params: bool = False) -> None:
         """Write a checkpoint: state, step numbers and hyperparameters, for `load`.
@@ -524,20 +530,23 @@ class Optimizer(Engine):
         array([ 0.999, -2.001])
         """
         with self._held():
-            steps = self._steps()
-            arrays = {
-                f"state/{i}/{name}": value
-                for i in range(len(steps))
-                for name, value in self._state_of(i, steps[i]).items()
-                if name != "step"
-            }
-            if params:
-                arrays.update((f"params/{i}", array) for i, array in enumerate(self.params))
-            groups = self._saved_groups()
-            for group in groups:
-                if not all(checkpoint.is_kept(key) for key in group.get("param_names", ())):
-                    del group["param_names"]
-            checkpoint.write(path, {"rule": self.rule, "steps": steps, "param_groups": groups}, arrays)
+            self._write(path, params)
+
+    def _write(self, path: str | os.PathLike[str], params: bool) -> None:
+        steps = self._steps()
+        arrays = {
+            f"state/{i}/{name}": value
+            for i in range(len(steps))
+            for name, value in self._state_of(i, steps[i]).items()
+            if name != "step"
+        }
+        if params:
+            arrays.update((f"params/{i}", array) for i, array in enumerate(self.params))
+        groups = self._saved_groups()
+        for group in groups:
+            if not all(checkpoint.is_kept(key) for key in group.get("param_names", ())):
+                del group["param_names"]
+        checkpoint.write(path, {"rule": self.rule, "steps": steps, "param_groups": groups}, arrays)
 
     def load(self, path: str | os.PathLike[str], *, params: bool = False) -> None:
         """Continue from a checkpoint that `save` wrote for an optimizer of this class with parameters of these shapes.
@@ -932,11 +941,14 @@ class NAG(Optimizer):
             "belong after the lookahead() block, which puts the arrays back"
         )
         with self._held(reason), self._restored():
-            for group in self.param_groups:
-                for i in group._tensors:
-                    array, velocity = self.params[i], self._slots[i][0]
-                    np.subtract(array, array.dtype.type(group["momentum"]) * velocity, out=array)
+            self._look_ahead()
             yield
+
+    def _look_ahead(self) -> None:
+        for group in self.param_groups:
+            for i in group._tensors:
+                array, velocity = self.params[i], self._slots[i][0]
+                np.subtract(array, array.dtype.type(group["momentum"]) * velocity, out=array)
 
 
 class Adagrad(Optimizer):
