@@ -44,7 +44,7 @@ COVERED := build/coverage
 coverage: $(VENV)/.installed-coverage
 	rm -rf $(COVERED)
 	mkdir -p $(COVERED)
-	tar -c --exclude='*.so' --exclude=__pycache__ csrc fastopt tests fuzz bench examples *.* LICENSE Makefile | tar -x -C $(COVERED)
+	tar -c --exclude='*.so' --exclude=__pycache__ csrc fastopt tests audit fuzz bench examples *.* LICENSE Makefile | tar -x -C $(COVERED)
 	cd $(COVERED) && export PATH="$(abspath $(VENV))/bin:$$PATH" FASTOPT_COVERAGE=1 PYTHONPATH="$$PWD" && \
 		python setup.py -q build_ext --inplace && \
 		coverage run -m pytest --basetemp=tests-tmp $(ARGS); coverage combine -q; \

@@ -137,6 +137,19 @@ def parts() -> list[Part]:
     ]
 
 
+def present_commit() -> str:
+    """Its name, with a mark if files have changed since, other than what this writes."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=ROOT, check=False)
+
+    name = git("rev-parse", "--short=10", "HEAD").stdout.strip()
+    if not name:
+        return f"of version {fastopt.__version__}"
+    changed = git("diff", "--quiet", "HEAD", "--", ".", ":!audit/RESULTS.md").returncode != 0
+    return f"{name} with changes" if changed else name
+
+
 def run(part: Part, commit: str) -> None:
     """Runs a part and keeps what it found."""
     (BUILD / f"{part.name}.xml").unlink(missing_ok=True)
@@ -216,8 +229,7 @@ def main() -> int:
             print(f"{part.name}: {' '.join(part.command)}")
         return 0
     BUILD.mkdir(parents=True, exist_ok=True)
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
-    commit = subprocess.run(git, capture_output=True, text=True, cwd=ROOT).stdout.strip() or fastopt.__version__
+    commit = present_commit()
     for part in parts():
         if part.name in args.only:
             print(f"{part.name} ...", flush=True)

@@ -45,7 +45,17 @@ def row(text, what):
 def suite(tmp_path, name, text):
     path = tmp_path / f"test_{name}.py"
     path.write_text(text, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-c",
+        str(ROOT / "pyproject.toml"),
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        str(path),
+    ]
     return lambda module: module.pytest(name, f"tests of {name}", *command)
 
 

@@ -9,8 +9,10 @@ import gc
 import math
 import os
 import pickle
+import tempfile
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -287,6 +289,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.pairs = []
+        self.folder = tempfile.TemporaryDirectory()
         self.kept = []  # arrays that were optimizers' own, with their bits: they outlive them
 
     @initialize(
@@ -615,6 +618,25 @@ class Machine(RuleBasedStateMachine):
                 pair.opt.load_state_dict(saved)
         assert pickle.dumps(saved) == kept
 
+    @rule(into=which, source=which, params=st.booleans())
+    def save_and_load(self, into, source, params):
+        """Through a file, with the parameters or without them."""
+        pair, other = self.pair(into), self.pair(source)
+        path = Path(self.folder.name) / "checkpoint.npz"
+        other.opt.save(path, params=params)
+        fits = pair.model.rule.name == other.model.rule.name
+        if fits and pair.model.cls._kept:
+            fits = pair.model.values[0]["at_lookahead"] == other.model.values[0]["at_lookahead"]
+        if not fits:
+            with pytest.raises(ValueError, match="cannot be loaded"):
+                pair.opt.load(path, params=params)
+            return
+        pair.opt.load(path, params=params)
+        pair.model.load(other.model)
+        if params:
+            for mine, saved in zip(pair.model.arrays, other.model.arrays, strict=True):
+                mine[...] = saved
+
     @rule(which=which, data=st.data())
     def load_damaged(self, which, data):
         pair = self.pair(which)
@@ -769,6 +791,7 @@ class Machine(RuleBasedStateMachine):
             pair.check()
 
     def teardown(self):
+        self.folder.cleanup()
         fastopt.set_num_threads(None)
 
 
