@@ -191,7 +191,7 @@ cdef cnp.ndarray as_array(str name, object obj, bint writable):
         raise TypeError(f"{name} has dtype {a.dtype.str if a.dtype.byteorder in '<>' else a.dtype}; "
                         "fastopt takes float32 and float64 in native byte order")
     if writable and not cnp.PyArray_ISWRITEABLE(a):
-        raise ValueError(f"{name} is read-only, but the step writes to it")
+        raise ValueError(f"{name} is read-only, but is to be written")
     if not cnp.PyArray_IS_C_CONTIGUOUS(a):
         raise ValueError(f"{name} is not C-contiguous (shape {obj.shape}, strides {obj.strides}); "
                          "give the array that owns the memory, or np.ascontiguousarray() of it")

@@ -528,7 +528,7 @@ cdef class Engine:
         try:
             for i in range(self.tensor_count):
                 if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>self.arrays[i]):
-                    raise ValueError(f"{self.names[i]} has become read-only since it was bound, but the step writes to it")
+                    raise ValueError(f"{self.names[i]} has become read-only since it was bound, but is to be written")
             if leaves is not None:
                 self.take(leaves, extras & FASTOPT_ZERO_GRAD)
                 if extras & FASTOPT_ZERO_GRAD and not self.disjoint:
