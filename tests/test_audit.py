@@ -9,6 +9,10 @@ from commands import run_well
 
 ROOT = Path(__file__).parents[1]
 SUITE = """
+from hypothesis import given, strategies
+@given(strategies.integers())
+def test_of_hypothesis(x):  # which writes words into the file that is read
+    pass
 def test_counts(record_property):
     record_property("cases of something", 40)
 def test_counts_too(record_property):
@@ -69,7 +73,7 @@ def test_cases_are_added_up(audit, tmp_path):
     one, two = (suite(tmp_path, name, SUITE) for name in ("one", "two"))
     status, printed, written = audit(lambda module: [one(module), two(module), nonsense(module)])
     assert status == 0, printed
-    assert row(written, "tests of one") == ["2", "0", "0", "one"]
+    assert row(written, "tests of one") == ["3", "0", "0", "one"]
     assert row(written, "cases of something") == ["84", "0", "0", "one, two"]
     assert row(written, "inputs") == ["20", "0", "0", "fuzz"]
     assert "cases of something" in printed
@@ -80,7 +84,7 @@ def test_what_failed_is_said(audit, tmp_path):
     wrong = suite(tmp_path, "wrong", f"{SUITE}def test_wrong():\n    assert False\n")
     status, _, written = audit(lambda module: [wrong(module), nonsense(module)], "--only", "wrong")
     assert status == 1
-    assert row(written, "tests of wrong") == ["3", "1", "0", "wrong"]
+    assert row(written, "tests of wrong") == ["4", "1", "0", "wrong"]
     assert "Not run: fuzz." in written
     status, _, written = audit(lambda module: [wrong(module), nonsense(module)], "--only", "fuzz")
     assert status == 1
