@@ -3,8 +3,8 @@
     python audit/run.py                    # everything: an hour or two
     python audit/run.py --only fuzz guided # some parts, --list names them
 
-The output of each part is in build/audit. The table, also in audit/RESULTS.md, is of all parts that were run on the
-present commit, then or before.
+The output of each part is in build/audit, and so is what it found. The table, also in audit/RESULTS.md, is of all parts
+as they were run last; under it stands of each when that was, and on which commit.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.box import MARKDOWN, SIMPLE_HEAD, Box
 from rich.console import Console
@@ -164,25 +165,25 @@ def run(part: Part, commit: str) -> None:
         rows = []
     if not rows or (done.returncode != 0 and not any(row.failed for row in rows)):
         rows.append(Row(f"{part.name}: `{' '.join(part.command)}` failed, see {log.relative_to(ROOT)}", 0, 1))
-    record = {"commit": commit, "minutes": (time.monotonic() - began) / 60, "rows": [asdict(row) for row in rows]}
+    record = {
+        "commit": commit,
+        "date": str(datetime.date.today()),
+        "minutes": round((time.monotonic() - began) / 60),
+        "rows": [asdict(row) for row in rows],
+    }
     (BUILD / f"{part.name}.json").write_text(json.dumps(record), encoding="utf-8")
 
 
 # ---- What is said. ----
 
 
-def records(commit: str) -> dict[str, tuple[float, list[Row]]]:
-    """Of each part that was run on this commit the minutes and the rows."""
-    found = {}
-    for part in parts():
-        path = BUILD / f"{part.name}.json"
-        record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        if record.get("commit") == commit:
-            found[part.name] = (record["minutes"], [Row(**row) for row in record["rows"]])
-    return found
+def records() -> dict[str, dict[str, Any]]:
+    """What is known of each part that was run."""
+    paths = {part.name: BUILD / f"{part.name}.json" for part in parts()}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
 
 
-def table(found: Mapping[str, tuple[float, list[Row]]], box: Box) -> Table:
+def table(found: Mapping[str, Mapping[str, Any]], box: Box) -> Table:
     rendered = Table(box=box)
     rendered.add_column("tried", overflow="fold")
     for heading in ("cases", "failed", "skipped"):
@@ -190,8 +191,8 @@ def table(found: Mapping[str, tuple[float, list[Row]]], box: Box) -> Table:
     rendered.add_column("in", overflow="fold")
     cases: dict[str, list[Row]] = {}
     where: dict[str, list[str]] = {}
-    for name, (_, rows) in found.items():
-        for row in rows:
+    for name, record in found.items():
+        for row in (Row(**row) for row in record["rows"]):
             cases.setdefault(row.what, []).append(row)
             where.setdefault(row.what, []).append(name)
     for what, rows in cases.items():
@@ -200,22 +201,25 @@ def table(found: Mapping[str, tuple[float, list[Row]]], box: Box) -> Table:
     return rendered
 
 
-def report(commit: str) -> int:
+def report() -> int:
     """Prints the table and writes it; returns how much failed."""
-    found = records(commit)
-    minutes = sum(minutes for minutes, _ in found.values())
-    missing = [part.name for part in parts() if part.name not in found]
-    about = (
-        f"Commit {commit}, {datetime.date.today()}, {platform.machine()} with {', '.join(fastopt.available_isas())}; "
-        f"{minutes:.0f} minutes in all." + (f" Not run: {', '.join(missing)}." if missing else "")
+    found = records()
+    known = {
+        name: f"{name}: commit {record['commit']}, {record['date']}, {record['minutes']} minutes"
+        for name, record in found.items()
+    }
+    told = [known.get(part.name, f"{part.name}: not run") for part in parts()]
+    about = f"On {platform.machine()} with {', '.join(fastopt.available_isas())}.\n\n" + "\n".join(
+        f"- {line}" for line in told
     )
     Console().print(table(found, SIMPLE_HEAD), about)
     with RESULTS.open("w", encoding="utf-8") as file:
-        file.write(f"# What `make audit` found\n\n{about}\n")
+        file.write("# What `make audit` found\n")
         Console(file=file, width=250).print(table(found, MARKDOWN))
+        file.write(f"{about}\n")
     text = "\n".join(line.rstrip() for line in RESULTS.read_text(encoding="utf-8").splitlines())
     RESULTS.write_text(f"{text}\n", encoding="utf-8")
-    return sum(row.failed for _, rows in found.values() for row in rows)
+    return sum(row["failed"] for record in found.values() for row in record["rows"])
 
 
 def main() -> int:
@@ -234,7 +238,7 @@ def main() -> int:
         if part.name in args.only:
             print(f"{part.name} ...", flush=True)
             run(part, commit)
-    return 1 if report(commit) else 0
+    return 1 if report() else 0
 
 
 if __name__ == "__main__":

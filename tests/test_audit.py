@@ -85,7 +85,7 @@ def test_what_failed_is_said(audit, tmp_path):
     status, _, written = audit(lambda module: [wrong(module), nonsense(module)], "--only", "wrong")
     assert status == 1
     assert row(written, "tests of wrong") == ["4", "1", "0", "wrong"]
-    assert "Not run: fuzz." in written
+    assert "- fuzz: not run" in written
     status, _, written = audit(lambda module: [wrong(module), nonsense(module)], "--only", "fuzz")
     assert status == 1
     assert row(written, "inputs") == ["20", "0", "0", "fuzz"]
