@@ -22,7 +22,13 @@ INTERRUPTS = 300
 SHAPES = [(), (5,), (0,), (2, 3), (17,)]
 
 # Files that Python's own code was about to open or close are closed later, and say so.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"),
+    pytest.mark.skipif(
+        "FASTOPT_COVERAGE" in os.environ,
+        reason="interrupts lock up coverage's tracer, and refused memory ends it: unset FASTOPT_COVERAGE",
+    ),
+]
 
 
 def interrupt(number, frame):
@@ -58,8 +64,6 @@ def interrupted(act, check, tried):
 
 def short_of_memory(act, check, tried):
     """Runs something with each of its allocations refused in turn; returns how many there are."""
-    if "FASTOPT_COVERAGE" in os.environ:
-        pytest.skip("refused memory ends coverage's tracer: unset FASTOPT_COVERAGE")
     _testcapi = pytest.importorskip("_testcapi", reason="needs CPython's _testcapi: use a Python that has it")
     refused, first, well_since = 0, 0, 0
     while well_since < 20:  # what is cached now and then makes the number of allocations differ
