@@ -49,7 +49,7 @@ coverage: $(VENV)/.installed-coverage
 		python setup.py -q build_ext --inplace && \
 		coverage run -m pytest --basetemp=tests-tmp $(ARGS); coverage combine -q; \
 		coverage json -q; coverage report --show-missing --fail-under=100; cython=$$?; \
-		gcovr --merge-mode-functions=separate --merge-lines --gcov-ignore-parse-errors=suspicious_hits.warn_once_per_file \
+		gcovr --merge-mode-functions=separate --merge-lines --gcov-suspicious-hits-threshold=0 \
 		--filter csrc/ --txt --json-summary csrc.json --fail-under-line=100 . && exit $$cython
 
 # Some minutes of each; ARGS are for fuzz/fuzz_boundary.py (--help), FUZZ_EXAMPLES says how many sequences of uses.

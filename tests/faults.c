@@ -132,14 +132,18 @@ enum { LARGE = 2000000 };
 
 static float ones[LARGE], slopes[LARGE];
 
-/* A step that is worth four threads: it is done whole, whoever works on it, and started so many workers. */
+/* A step that is worth four threads: it is done whole, whoever works on it, and started so many workers. The first group
+ * has no tensors. */
 static void step(int workers)
 {
     fastopt_tensor tensor = {.n = LARGE, .p = ones, .g = slopes};
-    fastopt_group group = {.hyper = {1, 0.25, 0, 0, 0, 1}, .count = 1, .tensors = &tensor};
-    fastopt_model model = {.count = 1, .groups = &group, .grad_scale = 1, .threads = 4};
+    fastopt_group groups[2] = {{.hyper = {1, 0.25, 0, 0, 0, 1}, .count = 0}};
+    fastopt_model model = {.count = 2, .groups = groups, .grad_scale = 1, .threads = 4};
 
-    group.rule = fastopt_find_rule("sgd");
+    groups[0].rule = fastopt_find_rule("sgd");
+    groups[1] = groups[0];
+    groups[1].count = 1;
+    groups[1].tensors = &tensor;
     for (size_t i = 0; i < LARGE; i++) {
         ones[i] = 1;
         slopes[i] = (float)(i % 3);

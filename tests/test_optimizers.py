@@ -622,6 +622,20 @@ def test_lookahead_loses_no_step_of_another_thread():
     assert_same_bits(p, np.full(2, 0.5))
 
 
+def test_hyperparameters_may_change_inside_a_lookahead():
+    p = np.ones(2)
+    opt = fastopt.NAG([p], lr=1.0)
+    opt.step([np.full(2, 0.25)])
+    before = p.copy()
+    with opt.lookahead():
+        opt.lr = 0.5
+        with pytest.raises(RuntimeError, match="after the lookahead"):  # nor has that let go of it
+            opt.step([np.ones(2)])
+    assert_same_bits(p, before)
+    assert opt.lr == 0.5
+    opt.step([np.ones(2)])
+
+
 def test_lookahead_uses_each_groups_momentum():
     a, b = np.ones(2), np.ones(2)
     opt = fastopt.NAG([{"params": a}, {"params": b, "momentum": 0.5}], lr=1.0)
