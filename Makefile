@@ -1,9 +1,10 @@
-# `make demo` and `make test` do everything from a fresh clone: they need Python >= 3.10, a C compiler and
-# the package index. `make bench` measures, `make amalgamation` writes the C core as one file, `make lint` checks style,
-# `make clean` removes what was made. `make coverage` counts the lines that the tests execute, `make fuzz` looks for errors
-# at random, `make test-arch` runs the core on emulated processors and says what it lacks for that, and
-# `make test-nehalem` runs the tests of the arithmetic on an x86-64 processor without AVX, in many minutes. `make audit` runs
-# all that is too long for `make test`, also on other Pythons, and prints one table.
+# `make demo` and `make test` do everything from a fresh clone: they need Python >= 3.10, a C compiler and the package
+# index. `make bench` measures, `make generate` writes what repeats the table of rules, `make amalgamation` writes the
+# C core as one file, `make lint` checks style, `make clean` removes what was made. `make coverage` counts the lines
+# that the tests execute, `make fuzz` looks for errors at random, `make test-arch` runs the core on emulated
+# processors and says what it lacks for that, and `make test-nehalem` runs the tests of the arithmetic on an x86-64
+# processor without AVX, in many minutes. `make audit` runs all that is too long for `make test`, also on other
+# Pythons, and prints one table.
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= test
@@ -16,7 +17,7 @@ NEHALEM := parity extras textbook optimizers boundary bind minibatches signature
 
 SOURCES := setup.py pyproject.toml $(shell find csrc fastopt -name '*.[chd]*' -o -name '*.p*x*' -o -name '*.pxd')
 
-.PHONY: demo test test-arch test-nehalem bench coverage fuzz audit amalgamation lint clean
+.PHONY: demo test test-arch test-nehalem bench coverage fuzz audit amalgamation generate lint clean
 
 demo: $(VENV)/.installed-demo
 	$(VENV)/bin/python -m fastopt demo $(ARGS)
@@ -44,7 +45,7 @@ COVERED := build/coverage
 coverage: $(VENV)/.installed-coverage
 	rm -rf $(COVERED)
 	mkdir -p $(COVERED)
-	tar -c --exclude='*.so' --exclude=__pycache__ csrc fastopt tests audit fuzz bench examples *.* LICENSE Makefile | tar -x -C $(COVERED)
+	tar -c --exclude='*.so' --exclude=__pycache__ csrc fastopt tests audit fuzz bench examples tools *.* LICENSE Makefile | tar -x -C $(COVERED)
 	cd $(COVERED) && export PATH="$(abspath $(VENV))/bin:$$PATH" FASTOPT_COVERAGE=1 PYTHONPATH="$$PWD" && \
 		python setup.py -q build_ext --inplace && \
 		coverage run -m pytest --basetemp=tests-tmp $(ARGS); coverage combine -q; \
@@ -64,9 +65,13 @@ audit: $(VENV)/.installed-audit
 
 amalgamation: $(VENV)/.installed-amalgamation
 	mkdir -p $(AMALGAMATION)
-	$(VENV)/bin/quom --include_guard 'FASTOPT_(INTERNAL_)?H' --stitch fastopt.c \
+	$(VENV)/bin/quom --include_guard 'FASTOPT_([A-Z]+_)*H' --stitch rules.c \
 		csrc/amalgamation/fastopt.c $(AMALGAMATION)/fastopt.c
-	cp csrc/fastopt.h $(AMALGAMATION)/
+	$(VENV)/bin/quom --include_guard FASTOPT_RULES_H csrc/fastopt.h $(AMALGAMATION)/fastopt.h
+
+# Everything that repeats the table of rules, csrc/rules.toml, in csrc/, fastopt/, tests/ and README.md.
+generate: $(VENV)/.installed-test
+	$(VENV)/bin/python tools/generate.py
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

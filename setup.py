@@ -49,6 +49,7 @@ setup(
             extension("capi", sorted(str(path) for path in Path("csrc").glob("*.c"))),
             extension("_core"),
             extension("kernels"),
+            extension("memoryviews"),
             extension("engine"),
             extension("clipping"),
         ],

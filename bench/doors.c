@@ -51,18 +51,18 @@ PyMODINIT_FUNC PyInit_doors_capsule(void)
 /* The loop through its pointer, with the coefficients of the first step; `anew`: with those of every step. */
 static int loop(int anew, size_t calls, double step, size_t n, float *p, const float *g, float *m, float *v)
 {
-    const fastopt_entry *entry = &fastopt_active_set()->entries[FASTOPT_F32][RULE_adam];
-    double hyper[FASTOPT_MAX_HYPERS] = {step, HYPERS};
+    fastopt_prepare *const prepare = fastopt_rules[RULE_adam].prepare[0];
+    fastopt_run *const run = fastopt_loops_of(fastopt_active_set(), FASTOPT_F32)->entries[RULE_adam].run[0];
+    double hyper[FASTOPT_MAX_HYPERS] = {step, HYPERS}, coefficients[FASTOPT_MAX_COEFFICIENTS];
     void *const state[FASTOPT_MAX_STATES] = {m, v};
-    fastopt_plan plan = {(void (*)(void))entry->run, {0.0}};
-    int error = entry->prepare(hyper, 0, state, plan.coefficients);
+    int error = prepare(hyper, state, 0, coefficients);
 
     for (size_t i = 0; i < calls; i++) {
         if (anew) {
-            hyper[0] = step++;
-            error |= entry->prepare(hyper, 0, state, plan.coefficients);
+            hyper[FASTOPT_ADAM_STEP] = step++;
+            error |= prepare(hyper, state, 0, coefficients);
         }
-        fastopt_call(&plan, n, p, g, state, 0);
+        run(n, p, g, state, coefficients, 0);
     }
     return error;
 }
@@ -87,13 +87,15 @@ VISIBLE int function(size_t calls, double step, size_t n, float *p, const float 
 
 VISIBLE int model(size_t calls, double step, size_t n, float *p, const float *g, float *m, float *v)
 {
-    fastopt_tensor tensor = {n, p, (float *)(size_t)g, {m, v}, 0};
-    fastopt_group group = {fastopt_find_rule("adam"), FASTOPT_F32, 0, {step, HYPERS}, 1, &tensor, {NULL, {0.0}}};
-    fastopt_model all = {1, &group, 1.0, 0.0, 0, 0, 0.0};
-    int error = 0;
+    fastopt_tensor tensor = {.size = sizeof tensor, .n = n, .p = p, .g = g, .state = {m, v}};
+    fastopt_group group;
+    fastopt_model all;
+    int error = fastopt_group_init(&group, sizeof group, "adam", FASTOPT_F32) | fastopt_model_init(&all, sizeof all);
 
+    group.tensors = &tensor, group.count = 1;
+    all.groups = &group, all.count = 1;
     for (size_t i = 0; i < calls; i++) {
-        group.hyper[0] = step++;
+        group.hyper[FASTOPT_ADAM_STEP] = step++;
         error |= fastopt_step(&all);
     }
     return error;

@@ -31,6 +31,7 @@ SECTIONS = {
     "f": "memory",
     "g": "kernel",
     "h": "doors",
+    "i": "layouts",
 }
 
 INTRODUCTION = """Written by `python bench/run.py` (`make bench`); remarks by hand stand in `bench/NOTES.md`, which is

@@ -22,32 +22,40 @@
 
 #include "fastopt.h"
 
-/*
- * Every function of fastopt.h without its prefix, in the order of the table. New ones are appended; none is ever removed,
- * moved or given another prototype.
- */
-#define FASTOPT_FUNCTIONS(X) \
-    X(sgd_f32) X(sgd_f64) X(momentum_f32) X(momentum_f64) X(nag_f32) X(nag_f64) X(adagrad_f32) X(adagrad_f64) \
-    X(adadelta_f32) X(adadelta_f64) X(rmsprop_f32) X(rmsprop_f64) X(adam_f32) X(adam_f64) X(adamw_f32) X(adamw_f64) \
-    X(rule) X(find_rule) X(hyper_range) X(step) X(global_norm) X(clip_grad_norm) X(check) X(get_num_threads) \
-    X(set_num_threads) X(isa) X(use_isa) X(available_isa) X(version) X(compiler) X(cflags) X(strerror)
-
 #define FASTOPT_CAPI_NAME "fastopt.capi._C_API"
 
 /* Counts up only if a table can no longer be used by those who knew an earlier one. */
 #define FASTOPT_CAPI_VERSION 1
 
+/* Every structure of fastopt.h that a caller fills in or reads. */
+#define FASTOPT_STRUCTURES(X) X(rule_info) X(layout) X(tensor) X(group) X(error) X(model)
+
 typedef struct {
     int capi_version;
     size_t capi_size; /* of the table in bytes: it grows as functions are appended */
+#define FASTOPT_SIZE(name) size_t sizeof_##name; /* as the library was compiled */
+    FASTOPT_STRUCTURES(FASTOPT_SIZE)
+#undef FASTOPT_SIZE
 #define FASTOPT_POINTER(name) __typeof__(fastopt_##name) *name; /* a pointer to a function with this prototype */
     FASTOPT_FUNCTIONS(FASTOPT_POINTER)
 #undef FASTOPT_POINTER
 } fastopt_capi;
 
+/* Whether a structure is as large there as this header has it. */
+static inline int fastopt_same_size(const char *name, size_t here, size_t there)
+{
+    if (here == there)
+        return 1;
+    PyErr_Format(PyExc_ImportError,
+                 "this module was compiled for fastopt %s, where %s has %zu bytes, but in the fastopt that is installed it "
+                 "has %zu: compile this module again",
+                 FASTOPT_VERSION, name, here, there);
+    return 0;
+}
+
 /*
  * The table of the installed package, or NULL with a Python exception: ModuleNotFoundError if there is no fastopt,
- * ImportError if it has not all the functions that this header names. Needs the GIL.
+ * ImportError if it has not all the functions that this header names, or its structures have other sizes. Needs the GIL.
  */
 static inline const fastopt_capi *fastopt_import(void)
 {
@@ -62,15 +70,22 @@ static inline const fastopt_capi *fastopt_import(void)
 
     Py_XDECREF(capsule);
     Py_XDECREF(module);
-    if (table && (table->capi_version != FASTOPT_CAPI_VERSION || table->capi_size < sizeof(fastopt_capi))) {
+    if (!table)
+        return NULL;
+    if (table->capi_version != FASTOPT_CAPI_VERSION || table->capi_size < sizeof(fastopt_capi)) {
         PyErr_Format(PyExc_ImportError,
                      "this module was compiled for fastopt %s (C API %d of %zu bytes), but the fastopt that is "
                      "installed has C API %d of %zu bytes: %s",
                      FASTOPT_VERSION, FASTOPT_CAPI_VERSION, sizeof(fastopt_capi), table->capi_version,
                      table->capi_size,
-                     table->capi_version != FASTOPT_CAPI_VERSION ? "compile this module anew" : "install a later one");
+                     table->capi_version != FASTOPT_CAPI_VERSION ? "compile this module again" : "install a later one");
         return NULL;
     }
+#define FASTOPT_SAME_SIZE(name) \
+    if (!fastopt_same_size("fastopt_" #name, sizeof(fastopt_##name), table->sizeof_##name)) \
+        return NULL;
+    FASTOPT_STRUCTURES(FASTOPT_SAME_SIZE)
+#undef FASTOPT_SAME_SIZE
     return table;
 }
 

@@ -7,7 +7,8 @@ from fastopt.clipping import clip_grad_norm, global_norm
 from fastopt.config import __version__, show_config
 from fastopt.data import minibatches
 from fastopt.embedding import get_include, get_sources
-from fastopt.optimizers import NAG, SGD, Adadelta, Adagrad, Adam, AdamW, Momentum, Optimizer, ParamGroup, RMSprop
+from fastopt.optimizer import Optimizer, ParamGroup
+from fastopt.optimizers import NAG, SGD, Adadelta, Adagrad, Adam, AdamW, Momentum, RMSprop
 from fastopt.threads import register_controller
 
 __all__ = [

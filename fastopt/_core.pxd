@@ -1,14 +1,16 @@
 # What the other compiled modules share. Private: embedders use capi.pxd and csrc/fastopt.h.
 cimport numpy as cnp
+from cpython.ref cimport PyObject
 
-from fastopt.structs cimport fastopt_group, fastopt_model
+from fastopt.structs cimport fastopt_error, fastopt_group, fastopt_layout, fastopt_model
 
 
-# One buffer's place in memory, and which one it is.
+# One buffer's place in memory, and which one it is. The array is borrowed.
 ctypedef struct Span:
     const char *start
     const char *end
     Py_ssize_t owner
+    PyObject *array
 
 
 cdef class Rule:
@@ -16,24 +18,32 @@ cdef class Rule:
     cdef readonly int index
     cdef readonly tuple states
     cdef readonly int required_states
+    cdef readonly int sums
     cdef readonly tuple hypers
     cdef readonly dict options
+    cdef readonly dict needed_by
 
     cdef fill(self, fastopt_group *group, tuple hyper, unsigned options)
-    cdef fail(self, int error, const fastopt_group *group)
+    cdef fail(self, const fastopt_error *error, int type)
 
 
-cdef cnp.ndarray as_array(str name, object obj, bint writable)
-cdef int same_shape(str name, cnp.ndarray a, str name_of_like, cnp.ndarray like) except -1
+cdef int type_of(cnp.ndarray a) noexcept
+cdef cnp.ndarray as_array(str name, object obj, bint writable, bint gradient)
+cdef cnp.ndarray as_gradient(str name, object obj, bint writable, str name_of_like, cnp.ndarray like)
+cdef int same_kind(str name, cnp.ndarray a, str name_of_like, cnp.ndarray like) except -1
+cdef bint lay_gradient(fastopt_layout *layout, cnp.ndarray grad, int type) noexcept
+cdef const Py_ssize_t *strides_of(cnp.ndarray a) noexcept
+cdef void copy_elements(cnp.ndarray target, cnp.ndarray source) noexcept
 cdef Span span_of(cnp.ndarray a, Py_ssize_t owner) noexcept
 cdef int sort_apart(Span *spans, size_t count, list names, str what) except -1
-cdef Py_ssize_t find_overlap(Span span, const Span *spans, size_t count) noexcept nogil
+cdef Py_ssize_t find_overlap(Span span, const Span *spans, size_t count, bint disjoint) except -2
 cdef double number(str name, object value) except? -1.0
 cdef int thread_count(object threads) except -1
 cdef double norm_bound(object max_norm) except? -1.0
-cdef int type_of(cnp.ndarray a) noexcept
 cdef void *zeroed(size_t count, size_t size) except NULL
 cdef int step(fastopt_model *model) noexcept nogil
-cdef int check(fastopt_group *group) noexcept nogil
+cdef int check(fastopt_model *model) noexcept nogil
+cdef size_t workspace(const fastopt_model *model) noexcept nogil
 cdef int global_norm(fastopt_model *model) noexcept nogil
 cdef int clip_grad_norm(fastopt_model *model) noexcept nogil
+cdef update(str name, p, g, tuple states, tuple hyper, tuple options)

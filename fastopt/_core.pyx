@@ -7,11 +7,14 @@ call it before they hand a pointer to C.
 
 cimport numpy as cnp
 from cpython.mem cimport PyMem_Calloc
+from cpython.ref cimport PyObject
 from libc.stdlib cimport qsort
+from libc.string cimport memcpy, memset
 
 from fastopt.structs cimport (
-    FASTOPT_AT_LOOKAHEAD, FASTOPT_EPS_INSIDE_SQRT, FASTOPT_ERR_BUFFER, FASTOPT_ERR_HYPER, FASTOPT_ERR_OPTION, FASTOPT_F32,
-    FASTOPT_F64, FASTOPT_MAX_HYPERS, FASTOPT_MAXIMIZE, FASTOPT_NESTEROV, fastopt_group, fastopt_model, fastopt_rule_info,
+    FASTOPT_BF16, FASTOPT_ERR_BUFFER, FASTOPT_ERR_HYPER, FASTOPT_ERR_OPTION, FASTOPT_F16, FASTOPT_F32, FASTOPT_F64,
+    FASTOPT_MAX_HYPERS, FASTOPT_MAX_STATES, fastopt_error, fastopt_group, fastopt_layout, fastopt_model,
+    fastopt_rule_info, fastopt_tensor,
 )
 
 import operator
@@ -23,14 +26,20 @@ from fastopt.threads import default_num_threads
 
 cnp.import_array()
 
+cdef extern from "numpy/ndarraytypes.h":
+    enum:
+        NPY_HALF
+        NPY_USERDEF
+
 cdef extern from "fastopt_capi.h":
     ctypedef struct fastopt_capi:
         const fastopt_rule_info *(*rule)(int rule)
-        const char *(*hyper_range)(const char *name)
         int (*step)(fastopt_model *model) noexcept nogil
-        int (*check)(fastopt_group *group) noexcept nogil
+        int (*check)(fastopt_model *model) noexcept nogil
+        size_t (*workspace)(const fastopt_model *model) noexcept nogil
         int (*global_norm)(fastopt_model *model) noexcept nogil
         int (*clip_grad_norm)(fastopt_model *model) noexcept nogil
+        size_t (*describe)(const fastopt_error *error, char *text, size_t size)
         int (*get_num_threads)()
         void (*set_num_threads)(int threads)
         const char *(*isa)()
@@ -39,23 +48,14 @@ cdef extern from "fastopt_capi.h":
         const char *(*version)()
         const char *(*compiler)()
         const char *(*cflags)()
-        const char *(*strerror)(int error)
     const fastopt_capi *fastopt_import() except NULL
 
 cdef const fastopt_capi *core = fastopt_import()
 
-MAX_THREADS = 256  # what the core takes larger numbers for
+MAX_THREADS = 256  # the core clamps larger numbers to it
 
 
 # ---- The table of rules. ----
-
-_OPTION_BITS = {
-    "maximize": FASTOPT_MAXIMIZE,
-    "nesterov": FASTOPT_NESTEROV,
-    "at_lookahead": FASTOPT_AT_LOOKAHEAD,
-    "eps_inside_sqrt": FASTOPT_EPS_INSIDE_SQRT,
-}
-
 
 cdef class Rule:
     """One update rule as the C core's table describes it.
@@ -75,29 +75,31 @@ cdef class Rule:
     cdef fill(self, fastopt_group *group, tuple hyper, unsigned options):
         """Writes this rule and these hyperparameters, in the table's order, into a group."""
         cdef Py_ssize_t i
+        group.size = sizeof(fastopt_group)
         group.rule = self.index
         group.options = options
         for i in range(len(self.hypers)):
             group.hyper[i] = number(self.hypers[i], hyper[i])
 
-    cdef fail(self, int error, const fastopt_group *group):
+    cdef fail(self, const fastopt_error *error, int type):
         """Raises what the core's answer means to a user of Python."""
-        cdef double value
-        cdef float narrow
-        if FASTOPT_ERR_HYPER - FASTOPT_MAX_HYPERS < error <= FASTOPT_ERR_HYPER:
-            name = self.hypers[FASTOPT_ERR_HYPER - error]
-            value = group.hyper[FASTOPT_ERR_HYPER - error]
-            found = repr(value)
-            narrow = <float>value
-            if group.dtype == FASTOPT_F32 and name != "step" and narrow != value and value == value:
+        cdef char text[300]
+        cdef float narrow = <float>error.value
+        name = "" if error.name == NULL else error.name.decode()
+        takes = "" if error.takes == NULL else error.takes.decode()
+        if FASTOPT_ERR_HYPER - FASTOPT_MAX_HYPERS < error.code <= FASTOPT_ERR_HYPER:
+            found = repr(error.value)
+            if type == FASTOPT_F32 and name != "step" and narrow != error.value and error.value == error.value:
                 found += f" ({<double>narrow!r} as float32)"
-            takes = core.hyper_range(name.encode()).decode()
+            if narrow == 0 and error.value != 0:
+                takes += " that float32 does not round to 0"
             raise ValueError(f"{spoken(name)} must be {takes}, got {found}")
-        if error == FASTOPT_ERR_OPTION and group.options & FASTOPT_NESTEROV:
-            raise ValueError("nesterov needs momentum > 0 and dampening = 0")
-        if error == FASTOPT_ERR_BUFFER:
-            raise ValueError(f"{self.name}: momentum_buffer must be given when momentum is not 0")
-        raise RuntimeError(f"{self.name}: {core.strerror(error).decode()}")
+        if error.code == FASTOPT_ERR_OPTION and takes:
+            raise ValueError(f"{name} needs {takes}")
+        if error.code == FASTOPT_ERR_BUFFER and self.needed_by.get(name) in self.hypers:
+            raise ValueError(f"{self.name}: {name} must be given when {self.needed_by[name]} is not 0")
+        core.describe(error, text, sizeof(text))
+        raise RuntimeError((<bytes>text).decode())
 
     def __repr__(self):
         return (f"<rule {self.name}: states {self.states}, hyperparameters {self.hypers}, "
@@ -107,7 +109,7 @@ cdef class Rule:
 cdef _read_table():
     cdef const fastopt_rule_info *info
     cdef Rule rule
-    cdef int i = 0
+    cdef int i = 0, j
     table = {}
     while True:
         info = core.rule(i)
@@ -116,11 +118,15 @@ cdef _read_table():
         rule = Rule.__new__(Rule)
         rule.index = i
         rule.name = info.name.decode()
-        rule.states = tuple(info.states.decode().split(", "))
         rule.required_states = info.required_states
-        rule.hypers = tuple(info.hypers.decode().split(", "))
-        options = info.options.decode().lower().split(", ")
-        rule.options = {option: _OPTION_BITS[option] for option in options}
+        rule.sums = info.sums
+        rule.states = tuple([info.states[j].name.decode() for j in range(info.state_count)])
+        rule.hypers = tuple([info.hypers[j].name.decode() for j in range(info.hyper_count)])
+        rule.options = {info.options[j].name.decode(): info.options[j].bit for j in range(info.option_count)}
+        rule.needed_by = {
+            info.states[j].name.decode(): info.states[j].needed_by.decode()
+            for j in range(info.state_count) if info.states[j].needed_by != NULL
+        }
         table[rule.name] = rule
         i += 1
 
@@ -180,25 +186,80 @@ def pair(name, value):
 
 # ---- The boundary. ----
 
-cdef cnp.ndarray as_array(str name, object obj, bint writable):
-    """`obj` as an array on the same memory, or the error that says what is wrong with it."""
+# The number by which NumPy knows ml_dtypes.bfloat16, once an array of it was seen.
+cdef int bfloat16 = -1
+
+
+cdef int type_of(cnp.ndarray a) noexcept:
+    """The core's name for the type of an array's elements; 0: it has none."""
+    global bfloat16
+    cdef int kind = cnp.PyArray_TYPE(a)
+    if kind == cnp.NPY_FLOAT:
+        return FASTOPT_F32
+    if kind == cnp.NPY_DOUBLE:
+        return FASTOPT_F64
+    if kind == NPY_HALF:
+        return FASTOPT_F16
+    if kind == bfloat16:
+        return FASTOPT_BF16
+    if kind >= NPY_USERDEF and is_bfloat16(a):
+        bfloat16 = kind
+        return FASTOPT_BF16
+    return 0
+
+
+cdef bint is_bfloat16(cnp.ndarray a) noexcept:
+    try:
+        return a.dtype.name == "bfloat16" and a.dtype.type.__module__ == "ml_dtypes" and a.dtype.itemsize == 2
+    except Exception:
+        return False
+
+
+cdef cnp.ndarray as_array(str name, object obj, bint writable, bint gradient):
+    """`obj` as an array on the same memory, or the error that says what is wrong with it.
+
+    A parameter or state buffer is float32 or float64. Where it is to be written, each of its elements must have a place
+    of its own. A gradient may also be float16 or bfloat16.
+    """
     cdef cnp.ndarray a
+    cdef int kind
     if type(obj) is not cnp.ndarray:
         obj = wrap(name, obj, writable)
     a = obj
-    cdef int kind = cnp.PyArray_TYPE(a)
-    if (kind != cnp.NPY_FLOAT and kind != cnp.NPY_DOUBLE) or not cnp.PyArray_ISNOTSWAPPED(a):
+    kind = type_of(a)
+    if kind == 0 or not (gradient or kind == FASTOPT_F32 or kind == FASTOPT_F64) or not cnp.PyArray_ISNOTSWAPPED(a):
+        takes = "float16, bfloat16, float32 and float64" if gradient else "float32 and float64"
         raise TypeError(f"{name} has dtype {a.dtype.str if a.dtype.byteorder in '<>' else a.dtype}; "
-                        "fastopt takes float32 and float64 in native byte order")
+                        f"fastopt takes {takes}{' gradients' if gradient else ''} in native byte order")
     if writable and not cnp.PyArray_ISWRITEABLE(a):
         raise ValueError(f"{name} is read-only, but is to be written")
-    if not cnp.PyArray_IS_C_CONTIGUOUS(a):
-        raise ValueError(f"{name} is not C-contiguous (shape {obj.shape}, strides {obj.strides}); "
-                         "give the array that owns the memory, or np.ascontiguousarray() of it")
     if not cnp.PyArray_ISALIGNED(a):
-        raise ValueError(f"{name} is not aligned to its {a.itemsize}-byte elements; "
-                         "give an aligned array (its .copy() is one)")
+        raise ValueError(f"{name} is not aligned to its {a.itemsize}-byte elements; its memory must begin at a multiple of "
+                         f"{a.itemsize} bytes")
+    if writable and not cnp.PyArray_IS_C_CONTIGUOUS(a) and not visits_once(a):
+        raise ValueError(f"{name} has several elements in one place (shape {(<object>a).shape}, strides "
+                         f"{(<object>a).strides}), but is to be written; each element needs its own")
     return a
+
+
+cdef bint visits_once(cnp.ndarray a):
+    """Whether no two elements of an array share memory."""
+    cdef Py_ssize_t reach = 0, step, i
+    axes = sorted([(abs(a.strides[i]), a.shape[i]) for i in range(cnp.PyArray_NDIM(a)) if a.shape[i] != 1])
+    if cnp.PyArray_SIZE(a) < 2:
+        return True
+    for step, size in axes:
+        if step < reach + a.itemsize:
+            break
+        reach += step * (size - 1)
+    else:
+        return True
+    if sum([step * (size - 1) for step, size in axes]) < (cnp.PyArray_SIZE(a) - 1) * a.itemsize:
+        return False
+    # Rows may lie in each other's gaps. That is rare, so it may cost memory.
+    offsets = sum(np.ix_(*[np.arange(size, dtype=np.int64) * step for step, size in axes]))
+    offsets = np.sort(offsets, axis=None)
+    return bool((np.diff(offsets) >= a.itemsize).all())
 
 
 cdef object wrap(str name, object obj, bint writable):
@@ -213,9 +274,8 @@ cdef object wrap(str name, object obj, bint writable):
     except Exception:  # whatever its own code raises; the errors below say what it is
         pass
     if not hasattr(type(obj), "__dlpack__"):
-        raise TypeError(f"{name} is of type {type(obj).__name__}, which has no buffer of float32 or "
-                        "float64 elements; give a NumPy array, or np.asarray() of an object that "
-                        "shares its memory")
+        raise TypeError(f"{name} is of type {type(obj).__name__}, which has no buffer of float32 or float64 elements; "
+                        "give a NumPy array")
     try:
         array = np.from_dlpack(obj)  # unlike __array__, it never copies
         if writable and not array.flags.writeable:
@@ -229,27 +289,112 @@ cdef object wrap(str name, object obj, bint writable):
 
 
 cdef int same_shape(str name, cnp.ndarray a, str name_of_like, cnp.ndarray like) except -1:
-    """Element type and shape as of `like`, or the error."""
-    if cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(like):
-        raise TypeError(f"{name} has dtype {a.dtype}, but {name_of_like} has {like.dtype}; "
-                        "all buffers of one tensor have one dtype")
     if not cnp.PyArray_SAMESHAPE(a, like):
         raise ValueError(f"{name} has shape {(<object>a).shape}, but {name_of_like} has "
                          f"{(<object>like).shape}; nothing is broadcast")
     return 0
 
 
-cdef int type_of(cnp.ndarray a) noexcept:
-    """The core's name for the type of an array's elements."""
-    return FASTOPT_F32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FASTOPT_F64
+cdef int same_kind(str name, cnp.ndarray a, str name_of_like, cnp.ndarray like) except -1:
+    """Element type and shape as of `like`, or the error."""
+    if cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(like):
+        raise TypeError(f"{name} has dtype {a.dtype}, but {name_of_like} has {like.dtype}; "
+                        "a parameter and its state have one dtype")
+    return same_shape(name, a, name_of_like, like)
 
+
+cdef cnp.ndarray as_gradient(str name, object obj, bint writable, str name_of_like, cnp.ndarray like):
+    """`obj` as an array of the shape of `like`; a number will do where that has no dimensions."""
+    cdef cnp.ndarray a
+    if cnp.PyArray_NDIM(like) == 0 and type(obj) is not cnp.ndarray and not writable:
+        if type(obj) is float or type(obj) is int:
+            obj = np.asarray(number(name, obj))
+        elif isinstance(obj, np.generic):
+            obj = np.asarray(obj)  # NumPy exports no buffer of bfloat16
+    a = as_array(name, obj, writable, True)
+    same_shape(name, a, name_of_like, like)
+    return a
+
+
+# ---- Layouts. ----
+
+cdef bint lay_gradient(fastopt_layout *layout, cnp.ndarray grad, int type) noexcept:
+    """Writes how a gradient is stored into a layout; False if the core needs none for it.
+
+    The layout points into the array, which must stay as it is: a view that nobody else has.
+    """
+    cdef int kind = type_of(grad)
+    cdef bint contiguous = cnp.PyArray_IS_C_CONTIGUOUS(grad)
+    layout.size = sizeof(fastopt_layout)
+    layout.g_type = kind
+    layout.g_strides = NULL if contiguous else <const Py_ssize_t *>cnp.PyArray_STRIDES(grad)
+    if not contiguous:
+        layout.ndim = cnp.PyArray_NDIM(grad)
+        layout.shape = <const Py_ssize_t *>cnp.PyArray_DIMS(grad)
+    return kind != type or not contiguous
+
+
+cdef const Py_ssize_t *strides_of(cnp.ndarray a) noexcept:
+    """The strides of an array, for a layout; NULL if it is contiguous."""
+    return NULL if cnp.PyArray_IS_C_CONTIGUOUS(a) else <const Py_ssize_t *>cnp.PyArray_STRIDES(a)
+
+
+cdef void copy_elements(cnp.ndarray target, cnp.ndarray source) noexcept:
+    """Copies an array's elements into another of its shape and dtype. Allocates nothing and runs no Python."""
+    cdef Py_ssize_t index[64]
+    cdef int ndim = cnp.PyArray_NDIM(target), d
+    cdef size_t item = cnp.PyArray_ITEMSIZE(target)
+    cdef char *to = <char *>cnp.PyArray_DATA(target)
+    cdef const char *of = <const char *>cnp.PyArray_DATA(source)
+    cdef Py_ssize_t i
+    if cnp.PyArray_IS_C_CONTIGUOUS(target) and cnp.PyArray_IS_C_CONTIGUOUS(source):
+        memcpy(to, of, cnp.PyArray_NBYTES(target))
+        return
+    memset(index, 0, sizeof(index))
+    for i in range(cnp.PyArray_SIZE(target)):
+        memcpy(to, of, item)
+        for d in range(ndim - 1, -1, -1):
+            index[d] += 1
+            to += cnp.PyArray_STRIDES(target)[d]
+            of += cnp.PyArray_STRIDES(source)[d]
+            if index[d] < cnp.PyArray_DIMS(target)[d]:
+                break
+            to -= index[d] * cnp.PyArray_STRIDES(target)[d]
+            of -= index[d] * cnp.PyArray_STRIDES(source)[d]
+            index[d] = 0
+
+
+# ---- Overlap. ----
 
 cdef Span span_of(cnp.ndarray a, Py_ssize_t owner) noexcept:
+    """From an array's first byte to its last; between them there may be gaps."""
     cdef Span span
+    cdef Py_ssize_t step
+    cdef int d
     span.start = <const char *>cnp.PyArray_DATA(a)
-    span.end = span.start + cnp.PyArray_NBYTES(a)
     span.owner = owner
+    span.array = <PyObject *>a
+    if cnp.PyArray_IS_C_CONTIGUOUS(a):
+        span.end = span.start + cnp.PyArray_NBYTES(a)
+        return span
+    span.end = span.start + cnp.PyArray_ITEMSIZE(a)
+    for d in range(cnp.PyArray_NDIM(a)):
+        step = (cnp.PyArray_DIMS(a)[d] - 1) * cnp.PyArray_STRIDES(a)[d]
+        if step < 0:
+            span.start += step
+        else:
+            span.end += step
     return span
+
+
+cdef bint share_memory(Span one, Span other) except -1:
+    """Whether two arrays whose spans overlap have an element in one place."""
+    if cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>one.array) and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>other.array):
+        return True
+    try:
+        return np.shares_memory(<object>one.array, <object>other.array, max_work=1_000_000)
+    except np.exceptions.TooHardError:
+        return True  # it cannot be told, so it is not relied upon
 
 
 cdef int by_start(const void *a, const void *b) noexcept nogil:
@@ -259,29 +404,45 @@ cdef int by_start(const void *a, const void *b) noexcept nogil:
 
 
 cdef int sort_apart(Span *spans, size_t count, list names, str what) except -1:
-    """Sorts the places of non-empty buffers; ValueError that names the owners where one begins in another."""
-    cdef size_t i
+    """Sorts the places of non-empty buffers; ValueError that names the owners where two share memory.
+
+    Returns whether each place ends before the next begins, which they need not where there are gaps in them. Without
+    `names` they are known to share none: then nothing here runs Python or fails.
+    """
+    cdef size_t i, j, first = 0  # from `first` on, places may reach as far as the next one
+    cdef const char *reach = NULL
+    cdef bint disjoint = True
     qsort(spans, count, sizeof(Span), by_start)
-    for i in range(1, count):
-        if spans[i].start < spans[i - 1].end:
-            first, second = sorted((spans[i - 1].owner, spans[i].owner))
-            raise ValueError(f"{names[second]} shares memory with {names[first]}; every {what} needs its own")
-    return 0
+    for i in range(count):
+        if spans[i].start >= reach:
+            first = i
+        for j in range(first, i):
+            if spans[j].end > spans[i].start:
+                disjoint = False
+                if names is not None and share_memory(spans[j], spans[i]):
+                    one, other = sorted((spans[j].owner, spans[i].owner))
+                    raise ValueError(f"{names[other]} shares memory with {names[one]}; every {what} needs its own")
+        if spans[i].end > reach:
+            reach = spans[i].end
+    return disjoint
 
 
-cdef Py_ssize_t find_overlap(Span span, const Span *spans, size_t count) noexcept nogil:
-    """The index of one of these sorted, disjoint, non-empty spans that shares memory with `span`, or -1."""
+cdef Py_ssize_t find_overlap(Span span, const Span *spans, size_t count, bint disjoint) except -2:
+    """The index of one of these sorted, non-empty spans that shares memory with `span`, or -1."""
     cdef size_t low = 0, high = count, middle
     if span.start == span.end:
         return -1
-    while low < high:
-        middle = (low + high) // 2
-        if spans[middle].end <= span.start:
-            low = middle + 1
-        else:
-            high = middle
-    if low < count and spans[low].start < span.end:
-        return low
+    if disjoint:  # then one that ends later also begins later
+        while low < high:
+            middle = (low + high) // 2
+            if spans[middle].end <= span.start:
+                low = middle + 1
+            else:
+                high = middle
+    while low < count and spans[low].start < span.end:
+        if spans[low].end > span.start and share_memory(span, spans[low]):
+            return low
+        low += 1
     return -1
 
 
@@ -299,8 +460,12 @@ cdef int step(fastopt_model *model) noexcept nogil:
     return core.step(model)
 
 
-cdef int check(fastopt_group *group) noexcept nogil:
-    return core.check(group)
+cdef int check(fastopt_model *model) noexcept nogil:
+    return core.check(model)
+
+
+cdef size_t workspace(const fastopt_model *model) noexcept nogil:
+    return core.workspace(model)
 
 
 cdef int global_norm(fastopt_model *model) noexcept nogil:
@@ -309,6 +474,107 @@ cdef int global_norm(fastopt_model *model) noexcept nogil:
 
 cdef int clip_grad_norm(fastopt_model *model) noexcept nogil:
     return core.clip_grad_norm(model)
+
+
+# ---- One tensor: what `kernels` does. ----
+
+ctypedef fused real:
+    float
+    double
+
+
+cdef void place(real[::1] p, const real[::1] g, list states, fastopt_tensor *tensor):
+    """From typed memoryviews to pointers."""
+    cdef real[::1] buffer
+    cdef Py_ssize_t i
+    tensor.n = p.shape[0]
+    if tensor.n == 0:
+        return
+    tensor.p = &p[0]
+    tensor.g = &g[0]
+    for i in range(len(states)):
+        if states[i] is not None:
+            buffer = flat(states[i])
+            tensor.state[i] = &buffer[0]
+
+
+cdef void place_strided(cnp.ndarray p, cnp.ndarray g, list states, fastopt_tensor *tensor, fastopt_layout *layout):
+    """The same for buffers that are not all contiguous and of one type."""
+    cdef Py_ssize_t i
+    tensor.n = cnp.PyArray_SIZE(p)
+    tensor.p = cnp.PyArray_DATA(p)
+    tensor.g = cnp.PyArray_DATA(g)
+    lay_gradient(layout, g, type_of(p))
+    layout.ndim = cnp.PyArray_NDIM(p)
+    layout.shape = <const Py_ssize_t *>cnp.PyArray_DIMS(p)
+    layout.p_strides = strides_of(p)
+    for i in range(len(states)):
+        if states[i] is not None:
+            tensor.state[i] = cnp.PyArray_DATA(states[i])
+            layout.state_strides[i] = strides_of(states[i])
+    tensor.layout = layout
+
+
+cdef cnp.ndarray flat(cnp.ndarray a):
+    return a if cnp.PyArray_NDIM(a) == 1 else a.reshape(-1)
+
+
+cdef update(str name, p, g, tuple states, tuple hyper, tuple options):
+    """One rule on one tensor: all checks, then the step. The order of the tuples is that of the rule's table."""
+    cdef Rule rule = RULES[name]
+    cdef fastopt_model model
+    cdef fastopt_group group
+    cdef fastopt_tensor tensor
+    cdef fastopt_layout layout
+    cdef Span spans[2 + FASTOPT_MAX_STATES]
+    cdef list names = ["p", "g"], buffers = [None] * len(states)
+    cdef cnp.ndarray array, params = as_array("p", p, True, False), grad = as_gradient("g", g, False, "p", params)
+    cdef Py_ssize_t i
+    cdef int error
+    cdef unsigned bits = 0
+    cdef bint plain = (cnp.PyArray_TYPE(grad) == cnp.PyArray_TYPE(params) and cnp.PyArray_IS_C_CONTIGUOUS(grad)
+                       and cnp.PyArray_IS_C_CONTIGUOUS(params))
+
+    # Views of our own: their shapes and strides are nobody else's to change while the GIL is released.
+    params, grad = params[...], grad[...]
+    spans[0] = span_of(params, 0)
+    spans[1] = span_of(grad, 1)
+    for i, buffer in enumerate(states):
+        if buffer is None and i >= rule.required_states:
+            continue
+        array = as_array(rule.states[i], buffer, True, False)
+        same_kind(rule.states[i], array, "p", params)
+        plain = plain and cnp.PyArray_IS_C_CONTIGUOUS(array)
+        buffers[i] = array = array[...]
+        spans[len(names)] = span_of(array, len(names))
+        names.append(rule.states[i])
+    if cnp.PyArray_SIZE(params) > 0:
+        sort_apart(spans, len(names), names, "buffer")
+
+    for bit, wanted in zip(rule.options.values(), options, strict=True):
+        if wanted:
+            bits |= bit
+    memset(&model, 0, sizeof(model))
+    memset(&group, 0, sizeof(group))
+    memset(&tensor, 0, sizeof(tensor))
+    memset(&layout, 0, sizeof(layout))
+    tensor.size = sizeof(tensor)
+    if not plain:
+        place_strided(params, grad, buffers, &tensor, &layout)
+    elif cnp.PyArray_TYPE(params) == cnp.NPY_FLOAT:
+        place[float](flat(params), flat(grad), buffers, &tensor)
+    else:
+        place[double](flat(params), flat(grad), buffers, &tensor)
+    rule.fill(&group, hyper, bits)
+    group.type, group.count, group.tensors = type_of(params), 1, &tensor
+    model.size, model.count, model.groups, model.grad_scale, model.threads = sizeof(model), 1, &group, 1.0, 1
+    if rule.sums:
+        memory = bytearray(workspace(&model))
+        model.workspace, model.workspace_size = <char *>memory, len(memory)
+    with nogil:
+        error = step(&model)
+    if error:
+        rule.fail(&model.error, group.type)
 
 
 # ---- Threads, instruction sets and build. ----

@@ -58,7 +58,8 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Mappi
                 archive.writestr(HEADER, json.dumps({"format": FORMAT, **header}))
                 for name, array in arrays.items():
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, array, allow_pickle=False)
+                        # In C order whatever the memory's is: the file says nothing of how a model lies in memory.
+                        np.lib.format.write_array(member, np.asarray(array, order="C"), allow_pickle=False)
             digest = _digest(file, file.seek(0, os.SEEK_END) - COMMENT)
             file.write(MARK + digest)
             file.flush()

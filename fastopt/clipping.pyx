@@ -2,12 +2,13 @@
 """The norm of a model's gradients, and gradients scaled to a norm."""
 
 from cpython.mem cimport PyMem_Free
+from libc.string cimport memset
 
 from fastopt._core cimport (
-    Span, as_array, clip_grad_norm as clip_model, global_norm as norm_of_model, norm_bound, sort_apart, span_of,
-    thread_count, type_of, zeroed,
+    Span, as_array, clip_grad_norm as clip_model, global_norm as norm_of_model, lay_gradient, norm_bound, sort_apart,
+    span_of, thread_count, type_of, zeroed,
 )
-from fastopt.structs cimport fastopt_group, fastopt_model, fastopt_tensor
+from fastopt.structs cimport FASTOPT_F32, FASTOPT_F64, fastopt_group, fastopt_layout, fastopt_model, fastopt_tensor
 
 cimport numpy as cnp
 
@@ -28,32 +29,41 @@ cdef double run(str name, object values, object threads, bint clip, double max_n
     cdef fastopt_model model
     cdef fastopt_group *groups = NULL
     cdef fastopt_tensor *tensors = NULL
+    cdef fastopt_layout *layouts = NULL
     cdef Span *places = NULL
+    cdef int error
+    memset(&model, 0, sizeof(model))
     try:
         groups = <fastopt_group *>zeroed(count, sizeof(fastopt_group))
         tensors = <fastopt_tensor *>zeroed(count, sizeof(fastopt_tensor))
+        layouts = <fastopt_layout *>zeroed(count, sizeof(fastopt_layout))
         places = <Span *>zeroed(count, sizeof(Span))
         for i in range(count):
-            array = as_array(names[i], structure.leaves[i], clip)
+            array = as_array(names[i], structure.leaves[i], clip, True)[...]  # a view that nobody else has
             arrays.append(array)
+            tensors[i].size = sizeof(fastopt_tensor)
             tensors[i].n = cnp.PyArray_SIZE(array)
             tensors[i].g = cnp.PyArray_DATA(array)
-            groups[i].dtype, groups[i].count, groups[i].tensors = type_of(array), 1, &tensors[i]
+            groups[i].size, groups[i].count, groups[i].tensors = sizeof(fastopt_group), 1, &tensors[i]
+            groups[i].type = FASTOPT_F64 if type_of(array) == FASTOPT_F64 else FASTOPT_F32
+            if lay_gradient(&layouts[i], array, groups[i].type):
+                tensors[i].layout = &layouts[i]
             if tensors[i].n:
                 places[spans] = span_of(array, i)
                 spans += 1
         if clip:
             sort_apart(places, spans, names, "gradient that is to be scaled")
-        model.count, model.groups, model.max_norm, model.threads = count, groups, max_norm, thread_count(threads)
+        model.size, model.count, model.groups = sizeof(model), count, groups
+        model.max_norm, model.threads = max_norm, thread_count(threads)
         with nogil:
-            if clip:
-                clip_model(&model)
-            else:
-                norm_of_model(&model)
+            error = clip_model(&model) if clip else norm_of_model(&model)
+        if error:
+            raise RuntimeError(f"the core refuses these arrays with error {error}")
         return model.norm
     finally:
         PyMem_Free(groups)
         PyMem_Free(tensors)
+        PyMem_Free(layouts)
         PyMem_Free(places)
 
 
@@ -63,7 +73,7 @@ def global_norm(arrays, *, threads=None):
     Parameters
     ----------
     arrays : array, sequence of arrays, or mapping of arrays
-        float32 or float64, also mixed, any shapes, C-contiguous; only read.
+        float16, bfloat16 (`ml_dtypes`), float32 or float64, also mixed, of any shapes and strides; only read.
     threads : int, optional
         How many threads may work on it; None: `fastopt.get_num_threads()`.
 
@@ -96,12 +106,14 @@ def global_norm(arrays, *, threads=None):
 def clip_grad_norm(grads, max_norm, *, threads=None):
     """Scale gradients in place so that their global norm is at most `max_norm`; return the norm before.
 
-    Every gradient is multiplied by `min(1, max_norm/(norm + 1e-6))`, rounded to its dtype.
+    Every gradient is multiplied by `min(1, max_norm/(norm + 1e-6))`, in float64 and rounded to its dtype (by way of
+    float32 if that is narrower).
 
     Parameters
     ----------
     grads : array, sequence of arrays, or mapping of arrays
-        float32 or float64, also mixed, any shapes, C-contiguous, writable, sharing no memory.
+        float16, bfloat16 (`ml_dtypes`), float32 or float64, also mixed, of any shapes and strides, writable, each
+        element in a place of its own.
     max_norm : float
         >= 0; infinity leaves the gradients as they are.
     threads : int, optional

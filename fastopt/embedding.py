@@ -19,7 +19,7 @@ def get_include() -> str:
     --------
     >>> import os
     >>> sorted(name for name in os.listdir(fastopt.get_include()) if name.startswith("fastopt") and name.endswith(".h"))
-    ['fastopt.h', 'fastopt_capi.h']
+    ['fastopt.h', 'fastopt_capi.h', 'fastopt_rules.h']
     """
     return str(_csrc())
 
@@ -31,7 +31,7 @@ def get_sources() -> list[str]:
     --------
     >>> import os
     >>> [os.path.basename(path) for path in fastopt.get_sources()]
-    ['driver.c', 'fastopt.c', 'threads.c']
+    ['dispatch.c', 'norm.c', 'row.c', 'rules.c', 'staging.c', 'step.c', 'table.c', 'threads.c']
     """
     return sorted(str(path) for path in _csrc().glob("*.c"))
 

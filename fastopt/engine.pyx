@@ -9,20 +9,22 @@ cimport cython
 from cpython.mem cimport PyMem_Free
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.float cimport DBL_MAX
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from fastopt._core cimport (
-    Rule, Span, as_array, check, find_overlap, norm_bound, number, same_shape, sort_apart, span_of, step as step_model,
-    thread_count, type_of, zeroed,
+    Rule, Span, as_array, as_gradient, check, copy_elements, find_overlap, lay_gradient, norm_bound, number, same_kind,
+    sort_apart, span_of, step as step_model, strides_of, thread_count, type_of, workspace, zeroed,
 )
 from fastopt.structs cimport (
-    FASTOPT_CLIP_NORM, FASTOPT_MAX_STATES, FASTOPT_SKIP_NONFINITE, FASTOPT_SKIPPED, FASTOPT_ZERO_GRAD, fastopt_group,
-    fastopt_model, fastopt_tensor,
+    FASTOPT_BF16, FASTOPT_CLIP_NORM, FASTOPT_MAX_STATES, FASTOPT_SKIP_NONFINITE, FASTOPT_SKIPPED, FASTOPT_ZERO_GRAD, fastopt_group,
+    fastopt_layout, fastopt_model, fastopt_tensor,
 )
 
 cimport numpy as cnp
 
 import operator
+
+import numpy as np
 
 from fastopt._core import RULES
 from fastopt.structure import shown
@@ -68,12 +70,12 @@ cdef class Restored:
     cdef list saved
 
     def __enter__(self):
-        self.saved = list(map(operator.methodcaller("copy"), self.engine.arrays))
+        self.saved = list(map(operator.methodcaller("copy"), self.engine.views))
 
     def __exit__(self, kind, value, trace):
         cdef size_t i
         for i in range(self.engine.tensor_count):  # also if they have become read-only
-            memcpy(self.engine.tensors[i].p, cnp.PyArray_DATA(self.saved[i]), cnp.PyArray_NBYTES(self.saved[i]))
+            copy_elements(self.engine.views[i], self.saved[i])
 
 
 # ---- The engine. ----
@@ -85,6 +87,38 @@ cdef void point(fastopt_tensor *tensor, list buffers) noexcept:
         tensor.state[slot] = NULL if buffers[slot] is None else cnp.PyArray_DATA(buffers[slot])
 
 
+cdef bint lay_params(fastopt_layout *layout, cnp.ndarray param, list buffers) noexcept:
+    """Writes how a parameter and its state are stored into a layout; False if the core needs none for them.
+
+    The layout points into the arrays, which must be views that nobody else has.
+    """
+    cdef Py_ssize_t slot
+    cdef bint needed = not cnp.PyArray_IS_C_CONTIGUOUS(param)
+    layout.size = sizeof(fastopt_layout)
+    layout.ndim = cnp.PyArray_NDIM(param)
+    layout.shape = <const Py_ssize_t *>cnp.PyArray_DIMS(param)
+    layout.p_strides = strides_of(param)
+    for slot in range(len(buffers)):
+        layout.state_strides[slot] = NULL if buffers[slot] is None else strides_of(buffers[slot])
+        needed = needed or layout.state_strides[slot] != NULL
+    return needed
+
+
+cdef list views_of(list buffers):
+    """Views of arrays, of which some may be None. Where a comprehension's list cannot grow, Cython frees the last twice."""
+    cdef list views = [None] * len(buffers)
+    cdef Py_ssize_t slot
+    for slot in range(len(buffers)):
+        if buffers[slot] is not None:
+            views[slot] = buffers[slot][...]
+    return views
+
+
+def _exported(cnp.ndarray array):
+    """What keeps an array from being resized while it lives. NumPy exports no buffer of bfloat16."""
+    return memoryview(array.view(np.uint16) if type_of(array) == FASTOPT_BF16 else array)
+
+
 @cython.auto_pickle(False)
 cdef class Engine:
     """The parameters of a model, its state buffers and perhaps its gradients, bound; and their step."""
@@ -93,6 +127,9 @@ cdef class Engine:
     cdef fastopt_model model      # its groups are runs of tensors that share everything: also type and step number
     cdef fastopt_group *settings  # the groups as the optimizer has them
     cdef fastopt_tensor *tensors
+    cdef fastopt_layout *layouts  # of each tensor, for when it needs one
+    cdef bint *strided            # whether parameter and state need it, whatever the gradient is
+    cdef void *workspace          # of a rule with sums
     cdef Span *spans              # what a step writes, sorted
     cdef Span *grad_spans
     cdef double *taken            # for each group of the model, the steps taken
@@ -104,6 +141,7 @@ cdef class Engine:
     cdef tuple arrays             # the parameters, which also keep the memory alive
     cdef list views               # of their memory: these keep the types and sizes that were bound
     cdef list states              # for each tensor a list of arrays or None, in the order of the rule's table
+    cdef list state_views         # views of their memory
     cdef list exports             # memoryviews: while they live, no array can be resized
     cdef list held                # the gradients of the step under way
     cdef list bound               # the gradients that are fixed, or None
@@ -111,6 +149,7 @@ cdef class Engine:
     cdef object unzeroable        # what keeps the fixed gradients from being zeroed, or None
     cdef bint elsewhere           # whether the tensors' gradients are not the fixed ones
     cdef bint disjoint            # whether the tensors' gradients are known to share no memory
+    cdef bint spans_disjoint      # whether what a step writes lies one after the other, without interleaving
     cdef bint busy                # read and written under the GIL
     cdef unsigned long owner      # the thread that may go on while it is busy, or 0
     cdef object reason            # what others are told meanwhile
@@ -120,6 +159,9 @@ cdef class Engine:
         PyMem_Free(self.model.groups)
         PyMem_Free(self.settings)
         PyMem_Free(self.tensors)
+        PyMem_Free(self.layouts)
+        PyMem_Free(self.strided)
+        PyMem_Free(self.workspace)
         PyMem_Free(self.spans)
         PyMem_Free(self.grad_spans)
         PyMem_Free(self.taken)
@@ -145,47 +187,57 @@ cdef class Engine:
         self.taken = <double *>zeroed(count, sizeof(double))
         self.settings_of = <size_t *>zeroed(count, sizeof(size_t))
         self.tensors = <fastopt_tensor *>zeroed(count, sizeof(fastopt_tensor))
+        self.layouts = <fastopt_layout *>zeroed(count, sizeof(fastopt_layout))
+        self.strided = <bint *>zeroed(count, sizeof(bint))
         self.names, self.exports, self.grad_names = [], [], grad_names
         self.states, self.views, self.held = [None] * count, [None] * count, [None] * count
+        self.state_views = [None] * count
         arrays = []
         for k, group in enumerate(groups):
+            self.settings[k].size = sizeof(fastopt_group)
             self.settings[k].rule = self.rule.index
             self.settings[k].count = len(group)
             self.settings[k].tensors = &self.tensors[i]
             for name, param in group:
-                array = as_array(name, param, True)
+                array = as_array(name, param, True, False)
+                self.tensors[i].size = sizeof(fastopt_tensor)
                 self.tensors[i].n = cnp.PyArray_SIZE(array)
                 self.tensors[i].p = cnp.PyArray_DATA(array)
                 self.elements += self.tensors[i].n
                 self.names.append(name)
                 self.exports.append(memoryview(array))
                 self.states[i], self.views[i] = [None] * len(self.rule.states), array[...]
+                self.state_views[i] = list(self.states[i])
                 arrays.append(array)
                 i += 1
         self.arrays = tuple(arrays)
         self.settings_count, self.tensor_count, self.record = len(groups), count, record
-        self.find_spans()
+        self.find_spans(self.names)
         self.regroup(self.taken)
+        self.model.size = sizeof(fastopt_model)
+        self.model.workspace_size = workspace(&self.model)
+        self.model.workspace = self.workspace = zeroed(self.model.workspace_size, 1)
 
-    cdef find_spans(self):
+    cdef find_spans(self, list names):
         """Points the tensors to their state and sorts what is written in a step by its place in memory.
 
-        ValueError where two places overlap.
+        ValueError where two places overlap, unless `names` is None: then they are known not to.
         """
         cdef size_t i
         cdef Py_ssize_t slot
         cdef list buffers
         self.span_count = 0
         for i in range(self.tensor_count):
-            buffers = self.states[i]
-            self.add_span(self.arrays[i], i)
+            buffers = self.state_views[i]
+            self.add_span(self.views[i], i)
             for slot in range(len(buffers)):
                 if buffers[slot] is not None:
                     self.add_span(buffers[slot], i)
             point(&self.tensors[i], buffers)
+            self.strided[i] = lay_params(&self.layouts[i], self.views[i], self.state_views[i])
             self.tensors[i].g = NULL  # whatever it was, it has not been held against these places
         self.elsewhere = True
-        sort_apart(self.spans, self.span_count, self.names, "parameter")
+        self.spans_disjoint = sort_apart(self.spans, self.span_count, names, "parameter")
 
     cdef add_span(self, cnp.ndarray array, size_t i):
         if cnp.PyArray_SIZE(array):
@@ -256,14 +308,14 @@ cdef class Engine:
         """Divides the groups into runs of tensors that have one type and have taken one number of steps."""
         cdef size_t k, j, i = 0
         cdef Py_ssize_t c = -1
-        cdef int dtype
+        cdef int kind
         for k in range(self.settings_count):
             for j in range(self.settings[k].count):
-                dtype = type_of(self.views[i])
-                if j == 0 or dtype != self.model.groups[c].dtype or steps[i] != self.taken[c]:
+                kind = type_of(self.views[i])
+                if j == 0 or kind != self.model.groups[c].type or steps[i] != self.taken[c]:
                     c += 1
                     self.model.groups[c] = self.settings[k]
-                    self.model.groups[c].dtype = dtype
+                    self.model.groups[c].type = kind
                     self.model.groups[c].count = 0
                     self.model.groups[c].tensors = &self.tensors[i]
                     self.taken[c] = steps[i]  # c <= i: what is still to be read stays
@@ -290,12 +342,9 @@ cdef class Engine:
         """
         cdef fastopt_group *groups = NULL
         cdef double *taken = NULL
-        cdef fastopt_group group
-        cdef fastopt_tensor tensor
         cdef size_t k, i, c
-        cdef list states, before = self.states
+        cdef list states, state_views, before = self.states, views_before = self.state_views
         cdef cnp.ndarray target, source
-        cdef int error
         cdef bint moved = False
         self.guard()
         try:
@@ -304,37 +353,50 @@ cdef class Engine:
             memcpy(groups, self.settings, self.settings_count * sizeof(fastopt_group))
             for i in range(self.tensor_count):
                 taken[i] = steps[i]
-            states = list(before)
+            states, state_views = list(before), list(views_before)
             for k, hyper, options, buffers in settings:
                 self.rule.fill(&groups[k], hyper, options)
                 for i, of_tensor in enumerate(buffers or (), start=self.first(k)):
                     for name, buffer in zip(self.rule.states, of_tensor):
                         if buffer is not None:
-                            same_shape(name, as_array(name, buffer, True), self.names[i], self.arrays[i])
+                            same_kind(name, as_array(name, buffer, True, False), self.names[i], self.arrays[i])
                     states[i] = list(of_tensor)
+                    state_views[i] = views_of(states[i])
                     moved = True
                 for c in range(self.model.count):
                     if self.settings_of[c] == k:
-                        group, tensor = groups[k], self.model.groups[c].tensors[0]
-                        point(&tensor, states[self.model.groups[c].tensors - self.tensors])
-                        group.dtype, group.count, group.tensors = self.model.groups[c].dtype, 1, &tensor
-                        error = check(&group)
-                        if error:
-                            self.rule.fail(error, &group)
+                        self.check_settings(groups[k], c, states[self.model.groups[c].tensors - self.tensors])
             for name, target, source in copies:
-                same_shape(f"what {name} is to be", as_array(f"what {name} is to be", source, False), name,
-                           as_array(name, target, True))
+                same_kind(f"what {name} is to be", as_array(f"what {name} is to be", source, False, False), name,
+                          as_array(name, target, True, False))
             # From here on nothing can fail, and no bytecode runs into which an interrupt could fall.
             memcpy(self.settings, groups, self.settings_count * sizeof(fastopt_group))
             for _, target, source in copies:
-                memcpy(cnp.PyArray_DATA(target), cnp.PyArray_DATA(source), cnp.PyArray_NBYTES(target))
+                copy_elements(target, source)
             self.states, record, self.record = states, self.record, record  # what was there lives until all is done
+            self.state_views = state_views
             if moved:
-                self.find_spans()
+                self.find_spans(None)
             self.regroup(taken)
         finally:
             PyMem_Free(groups)
             PyMem_Free(taken)
+
+    cdef check_settings(self, fastopt_group group, size_t c, list buffers):
+        """ValueError if the hyperparameters of `group` will not do for the tensors of a group of the model."""
+        cdef fastopt_model model
+        cdef fastopt_tensor tensor
+        cdef double sums[8]
+        memset(&model, 0, sizeof(model))
+        memset(&tensor, 0, sizeof(tensor))
+        tensor.size, tensor.p, tensor.g = sizeof(tensor), sums, sums  # one of them stands for all; only looked at
+        tensor.n = 1 if self.model.groups[c].tensors[0].n else 0
+        point(&tensor, buffers)
+        group.type, group.count, group.tensors = self.model.groups[c].type, 1, &tensor
+        model.size, model.count, model.groups, model.grad_scale = sizeof(model), 1, &group, 1.0
+        model.workspace, model.workspace_size = sums, sizeof(sums)
+        if check(&model):
+            self.rule.fail(&model.error, group.type)
 
     cdef size_t first(self, size_t k) noexcept:
         """The index of a group's first tensor."""
@@ -348,30 +410,53 @@ cdef class Engine:
             return grads
         return self._flat(grads)
 
-    cdef int take(self, list grads, bint writable) except -1:
-        """Checks gradients and points the tensors to them; they stay in `held`."""
+    cdef int take(self, list grads, bint writable, bint ours=False) except -1:
+        """Checks gradients and points the tensors to them; they stay in `held`. `ours`: they are views of our own."""
         cdef size_t i
         cdef Py_ssize_t other
-        cdef cnp.ndarray grad
+        cdef cnp.ndarray grad, param, view
         cdef void *data
+        cdef bint staged
         self.elsewhere = True
         for i in range(self.tensor_count):
             if i >= <size_t>len(grads):  # what a gradient does when it is asked for its memory may shorten the list
                 raise ValueError(f"{self.grad_names[i]} was taken out of its list while that was read")
-            grad = as_array(<str>self.grad_names[i], grads[i], writable)
-            same_shape(<str>self.grad_names[i], grad, <str>self.names[i], <cnp.ndarray>self.arrays[i])
-            if type_of(grad) != type_of(<cnp.ndarray>self.views[i]) or <size_t>cnp.PyArray_SIZE(grad) != self.tensors[i].n:
-                raise ValueError(f"{self.names[i]} has become {grad.dtype} of shape {(<object>grad).shape} since it was bound")
+            grad = as_gradient(<str>self.grad_names[i], grads[i], writable, <str>self.names[i], <cnp.ndarray>self.arrays[i])
             data = cnp.PyArray_DATA(grad)
-            if data != self.tensors[i].g:  # else it was checked at an earlier step
-                other = find_overlap(span_of(grad, 0), self.spans, self.span_count)
+            param, view = self.arrays[i], self.views[i]
+            staged = self.strided[i] or (cnp.PyArray_TYPE(grad) != cnp.PyArray_TYPE(view)
+                                         or not cnp.PyArray_IS_C_CONTIGUOUS(grad))
+            # Strides are read by the shape that was bound. Where there are none, another one of that size will do.
+            if (cnp.PyArray_TYPE(param) != cnp.PyArray_TYPE(view) or <size_t>cnp.PyArray_SIZE(grad) != self.tensors[i].n
+                    or (not cnp.PyArray_SAMESHAPE(grad, view)
+                        and (self.strided[i] or not cnp.PyArray_IS_C_CONTIGUOUS(grad)))):
+                raise ValueError(f"{self.names[i]} has become {param.dtype} of shape {(<object>param).shape} since it "
+                                 "was bound")
+            # One that lies where the last one lay, and as that did, was checked at an earlier step.
+            if staged or self.tensors[i].layout != NULL or data != self.tensors[i].g:
+                other = find_overlap(span_of(grad, 0), self.spans, self.span_count, self.spans_disjoint)
                 if other >= 0:
                     raise ValueError(f"{self.grad_names[i]} shares memory with {self.names[self.spans[other].owner]} "
                                      "or its state; a gradient needs its own")
-                self.tensors[i].g = data
                 self.disjoint = False
+            if staged and not ours:
+                grad = grad[...]
             self.held[i] = grad
+            self.tensors[i].g = data
+            self.tensors[i].layout = NULL
+            if staged:
+                self.stage(i, grad)
         return 0
+
+    cdef void stage(self, size_t i, cnp.ndarray grad) noexcept:
+        """Describes to the core a tensor that is not stored as it is computed."""
+        cdef fastopt_layout *layout = &self.layouts[i]
+        cdef cnp.ndarray view = self.views[i]
+        layout.ndim, layout.shape = cnp.PyArray_NDIM(view), <const Py_ssize_t *>cnp.PyArray_DIMS(view)
+        layout.g_type, layout.g_strides = type_of(grad), strides_of(grad)
+        if layout.g_strides == NULL and not self.strided[i]:
+            layout.ndim = 0
+        self.tensors[i].layout = layout
 
     cdef drop(self):
         """Lets go of the gradients of a step, so that their memory is the caller's again."""
@@ -431,10 +516,10 @@ cdef class Engine:
                 self.bound = self.bound_exports = None
                 return
             self.take(leaves, False)
-            exports, unzeroable = list(map(memoryview, self.held)), None
+            exports, unzeroable = list(map(_exported, self.held)), None
             try:
                 for name, array in zip(self.grad_names, self.held):
-                    as_array(name, array, True)
+                    as_array(name, array, True, True)
                 self.check_disjoint()
             except ValueError as error:
                 unzeroable = str(error)
@@ -452,12 +537,14 @@ cdef class Engine:
         Parameters
         ----------
         grads : array, sequence of arrays, mapping of arrays, or sequence of groups
-            The gradients in the structure of `params`, each with the dtype and shape of its parameter, C-contiguous.
-            Objects with the buffer protocol or DLPack (CPU tensors) will do in place of arrays; nothing is copied. A
+            The gradients in the structure of `params`, each with the shape of its parameter: float16, bfloat16
+            (`ml_dtypes`), float32 or float64, of any strides. One of another dtype than its parameter is converted as
+            it is read, as `np.asarray(grad, param.dtype)` would; nothing is copied. Objects with the buffer protocol
+            or DLPack (CPU tensors) will do in place of arrays, and a number for a parameter without dimensions. A
             group's entry is `{"params": gradients}`. May be left out after `bind`.
         grad_scale : float
-            Every gradient is multiplied by it, rounded to the gradient's dtype: to undo a loss scale, or to average
-            over accumulated batches. Finite.
+            Every gradient is multiplied by it, in float64 and rounded once to its parameter's dtype: to undo a loss
+            scale, or to average over accumulated batches. Finite.
         max_norm : float, optional
             Clip: scale all gradients so that their global norm, after `grad_scale`, is at most this, >= 0. The
             factor is that of `fastopt.clip_grad_norm`, which has the equation; the gradients themselves stay as they
@@ -484,7 +571,7 @@ cdef class Engine:
         -----
         Each extra costs no more than the pass over memory that it needs (one that reads the gradients for the norm),
         and gives the bits of doing it separately: `step(grads, max_norm=c)` those of `clip_grad_norm(grads, c)` and
-        `step(grads)`, `step(grads, grad_scale=s)` those of multiplying the gradients by `s` before. Where both are
+        `step(grads)` where the gradients have their parameters' dtype, `step(grads, grad_scale=s)` those of multiplying the gradients by `s` before. Where both are
         given, the gradients are multiplied once, by the product of the two factors. A norm beyond the largest float64
         counts as infinite.
 
@@ -535,7 +622,7 @@ cdef class Engine:
                     self.check_disjoint()
             else:
                 if self.elsewhere:
-                    self.take(self.bound, False)
+                    self.take(self.bound, False, True)
                     self.elsewhere = False
                 if extras & FASTOPT_ZERO_GRAD and self.unzeroable is not None:
                     raise ValueError(self.unzeroable)
@@ -549,7 +636,7 @@ cdef class Engine:
                 with nogil:
                     error = step_model(&self.model)
             if error < 0:
-                self.explain(error)
+                self.rule.fail(&self.model.error, self.model.groups[max(self.model.error.group, 0)].type)
             if error != FASTOPT_SKIPPED:
                 for c in range(self.model.count):
                     self.taken[c] += 1
@@ -559,15 +646,3 @@ cdef class Engine:
             if leaves is not None:
                 self.drop()
             self.busy = False
-
-    cdef explain(self, int error):
-        """Raises what the core's answer to a step means: of the group that it is about."""
-        cdef fastopt_group group
-        cdef size_t c
-        for c in range(self.model.count):
-            group = self.model.groups[c]
-            group.hyper[len(self.rule.hypers) - 1] *= self.model.grad_scale
-            if check(&group):
-                error = check(&group)
-                break
-        self.rule.fail(error, &group)

@@ -18,13 +18,22 @@ PAGE = 2 * 2**20  # the larger page of x86-64 and of arm64 with 4 KiB pages
 
 
 def zeros_like(arrays: Sequence[Array]) -> list[Array]:
-    """Arrays of zeros with the shapes and dtypes of these, views of one piece of memory."""
+    """Arrays of zeros with the shapes and dtypes of these, their elements in the same order, in one piece of memory."""
     starts = np.cumsum([0, *(-(-array.nbytes // LINE) * LINE for array in arrays)])
     arena = _zeros(int(starts[-1]))
     return [
-        arena[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+        _ordered(arena[start : start + array.nbytes].view(array.dtype), array)
         for start, array in zip(starts.tolist(), arrays, strict=False)
     ]
+
+
+def _ordered(memory: Array, like: Array) -> Array:
+    """Contiguous memory in the shape of `like`, along each axis in the direction and order of its strides."""
+    if like.flags.c_contiguous:
+        return memory.reshape(like.shape)
+    axes = sorted(range(like.ndim), key=lambda axis: -abs(like.strides[axis]))
+    array = memory.reshape([like.shape[axis] for axis in axes]).transpose(np.argsort(axes))
+    return array[tuple(slice(None, None, -1 if step < 0 else 1) for step in like.strides)]
 
 
 def _zeros(size: int) -> Array:

@@ -6,7 +6,8 @@ papers and differences to other libraries. What they leave out is the boundary: 
 floating-point warnings are silenced.
 
 Each function has the two halves of a rule in C: coefficients, computed in float64 and rounded once to the dtype of the
-arrays, and the element-wise update, only + - * / and sqrt in that dtype.
+arrays, and the element-wise update, only + - * / and sqrt in that dtype. A gradient is first converted to the dtype of
+the parameters, and multiplied by its scale in float64.
 """
 
 from __future__ import annotations
@@ -33,8 +34,13 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _quiet = np.errstate(all="ignore")
 
 
-def _signed_scale(grad_scale: float, maximize: bool) -> float:
-    return -grad_scale if maximize else grad_scale
+def _scaled(g: Array, like: Array, grad_scale: float, maximize: bool) -> Array:
+    """The gradient as the dtype of `like`, times the scale: the product is formed in float64 and rounded once."""
+    converted = np.asarray(g, dtype=like.dtype)
+    product: Array = (np.float64(-grad_scale if maximize else grad_scale) * converted.astype(np.float64)).astype(
+        like.dtype
+    )
+    return product
 
 
 def _power(base: float, n: int) -> np.float64:
@@ -65,12 +71,12 @@ def sgd(
 ) -> None:
     """Stochastic gradient descent in NumPy; see `fastopt.kernels.sgd`."""
     real, first = p.dtype.type, step == 1
-    scale, decay = real(_signed_scale(grad_scale, maximize)), real(weight_decay)
+    decay = real(weight_decay)
     mu = real(0.0 if first else momentum)
     rest = real(1.0 if first else 1.0 - dampening)
     lr, momentum_ahead = real(lr), real(momentum)
 
-    g = scale * g + decay * p
+    g = _scaled(g, p, grad_scale, maximize) + decay * p
     if momentum_buffer is None:
         p[...] = p - lr * g
         return
@@ -93,11 +99,11 @@ def momentum(
 ) -> None:
     """Classical momentum in NumPy; see `fastopt.kernels.momentum`."""
     real = p.dtype.type
-    scale, decay = real(_signed_scale(grad_scale, maximize)), real(weight_decay)
+    decay = real(weight_decay)
     mu, lr = real(momentum), real(lr)
 
     v = momentum_buffer
-    g = scale * g + decay * p
+    g = _scaled(g, p, grad_scale, maximize) + decay * p
     v[...] = mu * v + lr * g
     p[...] = p - v
 
@@ -117,12 +123,12 @@ def nag(
 ) -> None:
     """Nesterov's accelerated gradient in NumPy; see `fastopt.kernels.nag`."""
     real = p.dtype.type
-    scale, decay = real(_signed_scale(grad_scale, maximize)), real(weight_decay)
+    decay = real(weight_decay)
     mu, lr = real(momentum), real(lr)
 
     v = momentum_buffer
     q = p if at_lookahead else p - mu * v
-    g = scale * g + decay * q
+    g = _scaled(g, p, grad_scale, maximize) + decay * q
     v[...] = mu * v + lr * g
     p[...] = p - (mu * v + lr * g if at_lookahead else v)
 
@@ -144,11 +150,11 @@ def adagrad(
 ) -> None:
     """Adagrad in NumPy; see `fastopt.kernels.adagrad`."""
     real = p.dtype.type
-    scale, decay = real(_signed_scale(grad_scale, maximize)), real(weight_decay)
+    decay = real(weight_decay)
     lr = real(lr / (1.0 + (step - 1.0) * lr_decay))
     inner, outer = (real(eps), real(0)) if eps_inside_sqrt else (real(0), real(eps))
 
-    g = scale * g + decay * p
+    g = _scaled(g, p, grad_scale, maximize) + decay * p
     sum[...] = sum + g * g
     p[...] = p - lr * g / (np.sqrt(sum + inner) + outer)
 
@@ -169,11 +175,11 @@ def adadelta(
 ) -> None:
     """Adadelta in NumPy; see `fastopt.kernels.adadelta`."""
     real = p.dtype.type
-    scale, decay = real(_signed_scale(grad_scale, maximize)), real(weight_decay)
+    decay = real(weight_decay)
     rho, rest = real(rho), real(1.0 - rho)
     eps, lr = real(eps), real(lr)
 
-    g = scale * g + decay * p
+    g = _scaled(g, p, grad_scale, maximize) + decay * p
     square_avg[...] = rho * square_avg + rest * g * g
     d = np.sqrt((acc_delta + eps) / (square_avg + eps)) * g
     acc_delta[...] = rho * acc_delta + rest * d * d
@@ -199,13 +205,13 @@ def rmsprop(
 ) -> None:
     """RMSprop in NumPy; see `fastopt.kernels.rmsprop`."""
     real = p.dtype.type
-    scale, decay = real(_signed_scale(grad_scale, maximize)), real(weight_decay)
+    decay = real(weight_decay)
     alpha, rest = real(alpha), real(1.0 - alpha)
     inner, outer = (real(eps), real(0)) if eps_inside_sqrt else (real(0), real(eps))
     mu, lr = real(momentum), real(lr)
 
     v, b, m = square_avg, momentum_buffer, grad_avg
-    g = scale * g + decay * p
+    g = _scaled(g, p, grad_scale, maximize) + decay * p
     v[...] = alpha * v + rest * g * g
     u = v
     if m is not None:
@@ -249,7 +255,8 @@ def adam(
         eps,
         weight_decay,
         1.0,
-        _signed_scale(grad_scale, maximize),
+        grad_scale,
+        maximize,
     )
 
 
@@ -282,7 +289,8 @@ def adamw(
         eps,
         0.0,
         1.0 - lr * weight_decay,
-        _signed_scale(grad_scale, maximize),
+        grad_scale,
+        maximize,
     )
 
 
@@ -298,17 +306,18 @@ def _adam(
     eps: float,
     weight_decay: float,
     keep: float,
-    scale: float,
+    grad_scale: float,
+    maximize: bool,
 ) -> None:
     real = p.dtype.type
-    scale, decay, keep = real(scale), real(weight_decay), real(keep)
+    decay, keep = real(weight_decay), real(keep)
     beta1, rest1 = real(betas[0]), real(1.0 - betas[0])
     beta2, rest2 = real(betas[1]), real(1.0 - betas[1])
     step_size = real(lr / (1.0 - _power(betas[0], step)))
     root = real(1.0 / np.sqrt(1.0 - _power(betas[1], step)))
     eps = real(eps)
 
-    g = scale * g + decay * p
+    g = _scaled(g, p, grad_scale, maximize) + decay * p
     m[...] = beta1 * m + rest1 * g
     v[...] = beta2 * v + rest2 * g * g
     u = v
@@ -358,7 +367,8 @@ def clip_grad_norm(grads: Any, max_norm: float, *, threads: int | None = None) -
     factor = 1.0 if norm + 1e-6 <= max_norm else max_norm / np.float64(norm + 1e-6)
     if factor != 1.0:
         for grad in _leaves(grads):
-            np.multiply(grad, grad.dtype.type(factor), out=grad)
+            computed = np.float64 if grad.dtype == np.float64 else np.float32
+            grad[...] = (factor * grad.astype(np.float64)).astype(computed)
     return norm
 
 

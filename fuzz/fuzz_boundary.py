@@ -5,9 +5,10 @@
     python fuzz/fuzz_boundary.py --plain --seed S --only I   # one input of those again
 
 Each input makes an optimizer, uses it with arguments of which some are nonsense, and holds the outcome against what the
-docs promise: an error is a TypeError, ValueError or RuntimeError (KeyError for an unknown hyperparameter of a group,
-AttributeError for one of an optimizer), and nothing has changed after it; what was accepted did what it says; and the
-optimizer still steps as one that is made anew from its state_dict. Exceptions of the caller's own objects, raised while
+docs promise: gradients of every type and layout that is taken, beside parameters of any layout, make of them the bits
+that `fastopt.reference` makes; an error is a TypeError, ValueError or RuntimeError (KeyError for an unknown
+hyperparameter of a group, AttributeError for one of an optimizer), and nothing has changed after it; what was accepted
+did what it says; and the optimizer still steps as one that is made anew from its state_dict. Exceptions of the caller's own objects, raised while
 they are iterated, asked for items or compared, come through as they are; those of a buffer or a number do not.
 """
 
@@ -19,6 +20,7 @@ import collections
 import concurrent.futures
 import ctypes
 import faulthandler
+import inspect
 import itertools
 import math
 import mmap
@@ -31,6 +33,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 try:
@@ -43,6 +46,7 @@ if atheris is not None and "--plain" not in sys.argv and __name__ == "__main__":
         import fastopt
 else:
     import fastopt
+from fastopt import reference
 from fastopt._core import RULES
 
 CLASSES = [cls for cls in (getattr(fastopt, name) for name in fastopt.__all__) if hasattr(cls, "rule")]
@@ -262,7 +266,8 @@ JUNK = [
     lambda: np.zeros((1,) * 32), lambda: np.recarray(3, dtype=[("x", np.float32)]), lambda: np.datetime64("2000"),
 ]  # fmt: skip
 DTYPES = [
-    *["f4", "f8"] * 4, ">f4", ">f8", "f2", "g", "i4", "i8", "u1", "?", "c8", "c16", "O", "S4", "U2", "M8[s]",
+    *["f4", "f8"] * 4, ">f4", ">f8", "f2", ">f2", "bfloat16", "float8_e5m2", "g", "i4", "i8", "u1", "?", "c8",
+    "c16", "O", "S4", "U2", "M8[s]",
     "f4,f4", "V4",
 ]  # fmt: skip
 KEYS = [
@@ -286,12 +291,13 @@ def strange_array(s, shape, dtype, pool):
     if kind == 2:
         shape = s.pick([(), (0,), (1,), (3,), (4,), (2, 2), (0, 3), (3, 0), (1, 1, 3), (0, 2**40), (17,)])
     if kind == 3:
-        dtype = np.dtype(s.pick(DTYPES))
+        dtype = s.pick(DTYPES)
+        dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
     made = np.zeros(shape, dtype)
     if kind == 4:
         made = np.zeros((*shape, 2), dtype)[..., 0]
     elif kind == 5 and made.ndim:
-        made = made[::-1] if s.one_in(2) else np.asfortranarray(np.zeros((2, 3), dtype))
+        made = s.pick([made[::-1], np.asfortranarray(np.zeros((2, 3), dtype)), placed(s, made), spread_out(s, made)])
     elif kind == 6:
         size = made.nbytes
         made = np.zeros(size + 8, np.uint8)[s.number(1, 7) :][:size].view(dtype).reshape(shape)
@@ -302,10 +308,45 @@ def strange_array(s, shape, dtype, pool):
     return made
 
 
+def placed(s, made):
+    """The same elements, each in a place of its own: axes in any order and direction, with gaps or without."""
+    order = sorted(range(made.ndim), key=lambda axis: s.number(0, 9))
+    steps = [s.pick([1, 1, -1, 2, -3]) for _ in order]
+    memory = np.full([abs(steps[axis]) * made.shape[axis] for axis in order], 99, made.dtype)
+    view = memory.transpose(np.argsort(order).astype(int))[(..., *(slice(None, None, step) for step in steps))]
+    view[...] = made
+    return view
+
+
+def spread_out(s, made):
+    """One row of it along some axis for all."""
+    axis = s.number(0, made.ndim - 1)
+    return np.broadcast_to(made.take([0], axis), made.shape) if made.size else made
+
+
 def good_array(s, shape, dtype):
-    made = values(s, shape, dtype)
+    """What is taken as a parameter: in any layout, as any object that shares its memory."""
+    made = placed(s, values(s, shape, dtype)) if s.one_in(2) else values(s, shape, dtype)
     if s.one_in(6) and made.size:
         made = s.pick([memoryview, lambda a: a.view(Subclass), Dlpack])(made)
+    return made
+
+
+def good_gradient(s, shape, dtype, written=False):
+    """What is taken as a gradient, or as one that is to be `written`: of four types, in any layout, also a number."""
+    if not shape and not written and s.one_in(4):
+        return s.pick([0.5, -3, 1e300, math.nan, np.float32(0.1), np.float16(-2.0), ml_dtypes.bfloat16(0.3)])
+    made = np.array(values(s, shape, dtype) * s.pick([1.0, 0.37, -1e-5, 1e4]), dtype)
+    if s.one_in(6) and made.size:
+        made.reshape(-1)[s.number(0, made.size - 1)] = s.pick([math.nan, math.inf, -math.inf, 1e-40, 3e38])
+    with np.errstate(over="ignore"):
+        made = made.astype(s.pick([dtype, np.float16, ml_dtypes.bfloat16, np.float32, np.float64]))
+    if s.one_in(2):
+        made = placed(s, made)
+    elif made.ndim and not written and s.one_in(4):
+        made = spread_out(s, made)
+    if made.size and made.dtype != ml_dtypes.bfloat16 and s.one_in(8):
+        made = s.pick([memoryview, lambda a: a.view(Subclass)])(made)
     return made
 
 
@@ -324,7 +365,10 @@ class Case:
             ["list", "mapping", "groups"] if len(self.shapes) > 1 else ["one", "list", "mapping", "groups"]
         )
         self.pool = np.linspace(0.0, 1.0, 24)
-        self.params = [values(s, *what) for what in zip(self.shapes, self.dtypes, strict=True)]
+        self.params = [
+            placed(s, values(s, *what)) if s.one_in(2) else values(s, *what)
+            for what in zip(self.shapes, self.dtypes, strict=True)
+        ]
         self.opt = self.cls(self.arranged(self.params), **self.options())
 
     def options(self):
@@ -341,8 +385,8 @@ class Case:
             return [{"params": leaves[:1]}, *([{"params": {"x": leaf}} for leaf in leaves[1:]])]
         return list(leaves)
 
-    def gradients(self):
-        return [values(self.s, *what) for what in zip(self.shapes, self.dtypes, strict=True)]
+    def gradients(self, written=False):
+        return [good_gradient(self.s, *what, written) for what in zip(self.shapes, self.dtypes, strict=True)]
 
     def nonsense(self, own=True):
         """Gradients or parameters of which some are wrong or the optimizer's own, or whose structure is wrong."""
@@ -448,7 +492,11 @@ def act(case):
     before = case.picture()
     try:
         after = what(case)
+    except Finding:
+        raise
     except Exception as error:
+        if what in RIGHT:
+            raise Finding(f"{what.__name__} refused what is good: {error!r:.200}") from error
         if not promised(error, *ALSO.get(what, ())):
             raise Finding(f"{what.__name__} raised {type(error).__name__}: {error!s:.200}") from error
         if len(str(error)) > 2000:
@@ -470,10 +518,133 @@ def new(case):
     hypers = {s.pick(case.cls._hypers()): s.pick(NUMBERS)()} if s.one_in(4) else {}
     made = case.cls(case.nonsense(), **hypers)
     for p in made.params:
-        if p.dtype not in (np.float32, np.float64) or not (
-            p.flags.c_contiguous and p.flags.aligned and p.flags.writeable
-        ):
+        if p.dtype not in (np.float32, np.float64) or not (p.flags.aligned and p.flags.writeable and apart(p)):
             raise Finding(f"accepted as a parameter: {p.dtype}, {p.strides}, {p.flags}")
+
+
+def apart(a):
+    """Whether each element has a place of its own."""
+    if not a.size:
+        return True
+    places = [0]
+    for size, step in zip(a.shape, a.strides, strict=True):
+        places = np.add.outer(places, np.arange(size) * step).reshape(-1)
+    places = np.sort(places)
+    return bool((np.diff(places) >= a.itemsize).all())
+
+
+def in_float(grads, params):
+    """The gradients as the dtypes of the parameters, contiguous."""
+    with np.errstate(all="ignore"):
+        return [np.array(np.asarray(g, p.dtype), order="C") for g, p in zip(grads, params, strict=True)]
+
+
+def as_reference(case, grads, extras):
+    """What the reference makes of parameters and state, and the norm it returns."""
+    opt = case.opt
+    params = [np.array(p, order="C") for p in opt.params]
+    states = [[None if b is None else np.array(b, order="C") for b in buffers] for buffers in opt._slots]
+    groups = [group for group in opt.param_groups for _ in group["params"]]
+    grads = in_float(grads, params)
+    function = getattr(reference, case.cls.rule)
+    norm, factor = None, extras.get("grad_scale", 1.0)
+    if "max_norm" in extras or extras.get("skip_nonfinite"):
+        norm = abs(factor) * reference.global_norm(grads)
+        if extras.get("skip_nonfinite") and not math.isfinite(norm):
+            return params, states, norm
+        if "max_norm" in extras and not norm + 1e-6 <= extras["max_norm"]:
+            with np.errstate(all="ignore"):
+                factor = factor * float(np.float64(extras["max_norm"]) / np.float64(norm + 1e-6))
+    taken = inspect.signature(function).parameters
+    for p, g, buffers, group, steps in zip(params, grads, states, groups, opt._steps(), strict=True):
+        given = {name: value for name, value in group.items() if name in taken}
+        given |= {name: b for name, b in zip(RULES[case.cls.rule].states, buffers, strict=True) if b is not None}
+        if "step" in taken:
+            given["step"] = steps + 1
+        function(p, g, **given, grad_scale=factor)
+    return params, states, norm
+
+
+def same_bits(one, other):
+    a, b = np.array(one, order="C"), np.array(other, order="C")
+    if a.tobytes() == b.tobytes():
+        return True
+    bits = np.dtype(f"u{a.itemsize}")
+    return bool(((a.view(bits) == b.view(bits)) | (np.isnan(a) & np.isnan(b))).all())
+
+
+def right(case):
+    """A step with gradients and extras that are all good has the bits of the reference."""
+    s = case.s
+    extras = {}
+    if s.one_in(3):
+        extras["grad_scale"] = s.pick([0.5, -1 / 3, 1e-50, 1e40, 0.0])
+    if s.one_in(3):
+        extras["max_norm"] = s.pick([0.0, 0.5, 1e3, 1e-45, math.inf])
+    if s.one_in(4):
+        extras["skip_nonfinite"] = True
+    if s.one_in(4):
+        extras["zero_grad"] = True
+    grads = case.gradients("zero_grad" in extras)
+    before = [np.array(g, order="C") for g in grads]
+    params, states, norm = as_reference(case, grads, extras)
+    counts = case.opt._steps()
+    case.opt.threads = s.pick([None, 1, 2])
+    if s.one_in(2):
+        case.opt.bind(case.arranged(grads))
+        found = case.opt.step(**extras)
+    else:
+        found = case.opt.step(case.arranged(grads), **extras)
+    skipped = extras.get("skip_nonfinite") and not math.isfinite(norm)
+    if repr(found) != repr(norm):
+        raise Finding(f"the norm is {found}, but the reference has {norm}")
+    if case.opt._steps() != [count + (not skipped) for count in counts]:
+        raise Finding(f"steps went from {counts} to {case.opt._steps()}")
+    for p, wanted in zip(case.opt.params, params, strict=True):
+        if not same_bits(p, wanted):
+            raise Finding(f"a parameter is {p}, but the reference has {wanted}")
+    for buffers, wanted in zip(case.opt._slots, states, strict=True):
+        if not all(same_bits(a, b) for a, b in zip(buffers, wanted, strict=True) if a is not None):
+            raise Finding("a state buffer is not the reference's")
+    for g, old in zip(grads, before, strict=True):
+        if not same_bits(g, np.zeros_like(old) if "zero_grad" in extras and not skipped else old):
+            raise Finding("a gradient is not what it should be")
+
+
+def right_norm(case):
+    """The norm of gradients, and the gradients clipped, have the bits of the reference."""
+    s = case.s
+    written = s.one_in(2)
+    grads = [good_gradient(s, shape, np.float64, written=True) for shape in case.shapes]
+    bound, copies = s.pick([0.0, 0.5, 1e3, 1e-45, math.inf]), [np.array(g, order="C") for g in grads]
+    expected = reference.global_norm(copies)
+    threads = s.pick([None, 1, 2])
+    if written:
+        with np.errstate(all="ignore"):
+            reference.clip_grad_norm(copies, bound)
+        found = fastopt.clip_grad_norm(grads, bound, threads=threads)
+    else:
+        found = fastopt.global_norm(grads, threads=threads)
+    if repr(found) != repr(expected):
+        raise Finding(f"the norm is {found}, but the reference has {expected}")
+    if not all(same_bits(g, c) for g, c in zip(grads, copies, strict=True)):
+        raise Finding("a clipped gradient is not the reference's")
+
+
+def right_kernel(case):
+    """One tensor's step, with every buffer in a layout of its own."""
+    s = case.s
+    rule, shape, dtype = RULES[case.cls.rule], case.shapes[0], case.dtypes[0]
+    function = getattr(reference, rule.name)
+    states = [np.array(np.abs(values(s, shape, dtype))) for _ in rule.states]
+    p, g = values(s, shape, dtype), good_gradient(s, shape, dtype)
+    hypers = {"step": 3} if "step" in rule.hypers else {}
+    hypers["grad_scale"] = s.pick([1.0, 1.0, 0.3, 1e-50])
+    found = [placed(s, a) for a in (p, *states)]
+    getattr(fastopt.kernels, rule.name)(found[0], g, **dict(zip(rule.states, found[1:], strict=True)), **hypers)
+    function(p, *in_float([g], [p]), **dict(zip(rule.states, states, strict=True)), **hypers)
+    if not all(same_bits(a, b) for a, b in zip(found, (p, *states), strict=True)):
+        raise Finding(f"{rule.name} is not the reference's")
 
 
 def step(case):
@@ -595,7 +766,9 @@ def kernel(case):
 
 
 ACTIONS = [new, step, step, step, bind, load, load, load, load, attribute, item, norm, clip, kernel]
-HARMLESS = {new, bind, norm, clip, kernel}
+ACTIONS += [right, right, right_norm, right_kernel]
+HARMLESS = {new, bind, norm, clip, kernel, right_norm, right_kernel}
+RIGHT = {right, right_norm, right_kernel}
 ALSO = {item: (KeyError,), attribute: (AttributeError,)}
 
 
@@ -623,9 +796,9 @@ def still_right(case):
     twin.load_state_dict(saved)
     grads = case.gradients()
     case.opt.step(case.arranged(grads))
-    twin.step(case.arranged([g.copy() for g in grads]))
+    twin.step(case.arranged(in_float(grads, params)))
     for p, q in zip(case.opt.params, params, strict=True):
-        if not np.array_equal(p, q, equal_nan=True):
+        if not same_bits(p, q):
             raise Finding("the optimizer no longer steps as what it says of itself")
     one, other = case.opt.state_dict(), twin.state_dict()
     for i, state in one["state"].items():

@@ -1,14 +1,17 @@
 """What the tests share: the variants of every rule, drawn from the package's table, and how bits are compared."""
 
 import itertools
+import math
 from dataclasses import dataclass, field
 
+import ml_dtypes
 import numpy as np
 
 from fastopt import Adam, available_isas, kernels, reference
 from fastopt._core import RULES
 
 DTYPES = [np.float32, np.float64]
+STORED = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]  # what a gradient may be
 ISAS = available_isas()
 
 # For each hyperparameter of the table a draw that the rules accept, and that no two steps share.
@@ -84,6 +87,47 @@ def random_tensor(rng, count, dtype):
     """A parameter and its gradient with magnitudes from 1e-3 to 1e3, none of them zero."""
     values = rng.choice([-1.0, 1.0], size=count) * 10 ** rng.uniform(-3, 3, size=count)
     return values.astype(dtype)
+
+
+# ---- How an array may lie in memory. ----
+
+# For each axis the distance of its elements (negative: the last comes first) and how much lies before and after them;
+# and the axes in the order of the memory, the innermost last. Both for an array of so many dimensions.
+LAYOUTS = {
+    "C": lambda n: ([(1, 0, 0)] * n, range(n)),
+    "F": lambda n: ([(1, 0, 0)] * n, range(n)[::-1]),
+    "channels last": lambda n: ([(1, 0, 0)] * n, [*range(n)[:1], *range(n)[2:], *range(n)[1:2]]),
+    "columns": lambda n: ([(1, 0, 0)] * (n - 1) + [(1, 2, 3)] * (n > 0), range(n)),
+    "every third column": lambda n: ([(1, 0, 0)] * (n - 1) + [(3, 1, 0)] * (n > 0), range(n)),
+    "rows": lambda n: ([(2, 1, 1)] * (n > 0) + [(1, 0, 0)] * (n - 1), range(n)),
+    "reversed": lambda n: ([(-1, 0, 0)] * n, range(n)),
+    "rows reversed": lambda n: ([(-1, 0, 0)] * (n > 0) + [(1, 0, 0)] * (n - 1), range(n)),
+    "columns of F": lambda n: ([(1, 0, 0)] * (n - 1) + [(1, 1, 2)] * (n > 0), range(n)[::-1]),
+    "gaps": lambda n: ([(2 if axis % 2 else -3, 1, 2) for axis in range(n)], [*range(n)[1:], *range(n)[:1]]),
+}
+GAP = -77.0
+
+
+def laid(values, layout, fill=GAP):
+    """These values in an array with that layout. Its `base` is all the memory, whose gaps have a value of their own."""
+    axes, order = LAYOUTS[layout](values.ndim)
+    order = list(order)
+    sizes = [before + abs(step) * n + after for n, (step, before, after) in zip(values.shape, axes, strict=True)]
+    memory = np.full(math.prod(sizes) + 1, fill, values.dtype)
+    view = memory[:-1].reshape([sizes[axis] for axis in order]).transpose(np.argsort(order))
+    for axis, (n, (step, before, _)) in enumerate(zip(values.shape, axes, strict=True)):
+        view = view[(slice(None),) * axis + (slice(before, before + abs(step) * n, abs(step)),)]
+        view = np.flip(view, axis) if step < 0 else view
+    view[...] = values
+    assert view.shape == values.shape
+    return view
+
+
+def memory_of(array):
+    """All the memory that an array is a part of."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 def assert_same_bits(found, expected, what=""):

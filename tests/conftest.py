@@ -1,4 +1,5 @@
 import collections
+import importlib
 import os
 import shutil
 import sys
@@ -12,7 +13,7 @@ from common import ISAS
 import fastopt
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ["audit", "bench", "csrc", "examples", "fastopt", "fuzz", "tests"]
+FOLDERS = ["audit", "bench", "csrc", "examples", "fastopt", "fuzz", "tests", "tools"]
 FILES = [
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -78,6 +79,20 @@ def pytest_terminal_summary(terminalreporter):
 
 
 @pytest.fixture(scope="session")
+def tools():
+    """The modules of tools/, which write what repeats the table of rules, by their names."""
+    pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli", reason="needs tomli before Python 3.11")
+    names = [path.stem for path in (ROOT / "tools").glob("*.py")]
+    before, sys.path = sys.path, [str(ROOT / "tools"), *sys.path]
+    try:
+        return {name: importlib.import_module(name) for name in names}
+    finally:
+        sys.path = before
+        for name in names:
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="session")
 def sources(tmp_path_factory):
     """A copy of the sources, and the names of its files."""
     copy = tmp_path_factory.mktemp("sources") / "fastopt"
@@ -131,7 +146,8 @@ def build(tmp_path_factory):
         if core and (cc, flags) not in cores:
             cores[cc, flags] = compile_core(cc, flags)
         objects = cores[cc, flags] if core else []
-        run_well(cc, *flags, "-I", ROOT / "csrc", ROOT / "tests" / program, *objects, "-o", "program", cwd=folder)
+        inputs = ["-I", ROOT / "csrc", ROOT / "tests" / program, *objects, "-lm"]
+        run_well(cc, *flags, *inputs, "-o", "program", cwd=folder)
         return folder / "program"
 
     return build_program

@@ -11,6 +11,7 @@
 #include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,6 +40,8 @@ enum {
 
 typedef struct {
     int number, threads;
+    ptrdiff_t shape[2], strides[2];
+    fastopt_layout layouts[2]; /* a transposed gradient; one of bfloat16 */
     fastopt_tensor tensors[TENSORS];
     fastopt_group groups[2]; /* the first tensors, in float; the others, in double */
     fastopt_model model;
@@ -46,44 +49,55 @@ typedef struct {
 
 static const size_t sizes[TENSORS] = {2 * LARGE, 7, 65, LARGE};
 
-static int dtype_of(int tensor)
+static int type_of(int tensor)
 {
     return tensor < 2 ? FASTOPT_F32 : FASTOPT_F64;
 }
 
 static size_t bytes_of(int tensor)
 {
-    return sizes[tensor] * (dtype_of(tensor) == FASTOPT_F32 ? sizeof(float) : sizeof(double));
+    return sizes[tensor] * (type_of(tensor) == FASTOPT_F32 ? sizeof(float) : sizeof(double));
 }
 
 static void fill(void *memory, int tensor, int seed)
 {
     for (size_t i = 0; i < sizes[tensor]; i++) {
         const double x = (double)((i * 7919 + (size_t)seed * 104729) % 2001) / 1000.0 - 1.0; /* from -1 to 1 */
-        if (dtype_of(tensor) == FASTOPT_F32)
+        if (type_of(tensor) == FASTOPT_F32)
             ((float *)memory)[i] = (float)x;
         else
             ((double *)memory)[i] = x;
     }
 }
 
-static int count_names(const char *list)
+/* A gradient. One of bfloat16 has the upper halves of floats, in the order of the fill. */
+static void fill_gradient(const job *j, int tensor, int seed)
 {
-    int count = 1;
+    const fastopt_tensor *t = &j->tensors[tensor];
+    void *const memory = (void *)(uintptr_t)t->g;
 
-    for (; *list; list++)
-        count += *list == ',';
-    return count;
+    if (!t->layout || !t->layout->g_type) {
+        fill(memory, tensor, seed);
+        return;
+    }
+    for (size_t i = 0; i < sizes[tensor]; i++) {
+        const float x = (float)((i * 7919 + (size_t)seed * 104729) % 2001) / 1000.0f - 1.0f;
+        uint32_t bits;
+        memcpy(&bits, &x, sizeof bits);
+        ((uint16_t *)memory)[i] = (uint16_t)(bits >> 16);
+    }
 }
 
-/* Every rule in turn, with all its buffers. */
+/*
+ * Every rule in turn, with all its buffers. In every other model the largest gradients are transposed, and those of the
+ * second type of bfloat16.
+ */
 static void make(job *j, int number, int threads)
 {
     static const unsigned extras[] = {0, FASTOPT_CLIP_NORM, FASTOPT_ZERO_GRAD, FASTOPT_SKIP_NONFINITE,
                                       FASTOPT_CLIP_NORM | FASTOPT_ZERO_GRAD};
     const fastopt_rule_info *info;
-    char names[200];
-    int h = 0, rules = 0, rule;
+    int rules = 0, rule;
 
     while (fastopt_rule(rules))
         rules++;
@@ -91,32 +105,48 @@ static void make(job *j, int number, int threads)
     info = fastopt_rule(rule);
     memset(j, 0, sizeof *j);
     j->number = number;
+    j->shape[0] = 2, j->shape[1] = LARGE;
+    j->strides[0] = sizeof(float), j->strides[1] = 2 * sizeof(float);
+    j->layouts[0] = (fastopt_layout){.size = sizeof *j->layouts, .ndim = 2, .shape = j->shape, .g_strides = j->strides};
+    j->layouts[1] = (fastopt_layout){.size = sizeof *j->layouts, .g_type = FASTOPT_BF16};
     for (int i = 0; i < TENSORS; i++) {
         fastopt_tensor *tensor = &j->tensors[i];
+        tensor->size = sizeof *tensor;
         tensor->n = sizes[i];
         MUST(tensor->p = malloc(bytes_of(i)));
-        MUST(tensor->g = malloc(bytes_of(i)));
+        MUST(tensor->g = calloc(bytes_of(i), 1)); /* one of bfloat16 does not fill it */
         fill(tensor->p, i, number + 1);
-        for (int k = 0; k < count_names(info->states); k++)
+        for (int k = 0; k < info->state_count; k++)
             MUST(tensor->state[k] = calloc(bytes_of(i), 1));
+        if (number % 2)
+            tensor->layout = i == 0 ? &j->layouts[0] : i == TENSORS - 1 ? &j->layouts[1] : NULL;
     }
-    for (int k = 0; k < 2; k++)
-        j->groups[k] = (fastopt_group){.rule = rule, .dtype = k, .count = 2, .tensors = j->tensors + 2 * k};
-    snprintf(names, sizeof names, "%s", info->hypers);
-    for (char *name = strtok(names, ", "); name; name = strtok(NULL, ", "), h++) {
-        const char *range = fastopt_hyper_range(name);
-        const int below_one = strstr(range, "1)") != NULL, count = strstr(range, "whole") != NULL;
-        const double value = !strcmp(name, "grad_scale") ? 1.0 : count ? 2.0 : below_one ? 0.9 : 0.01;
-        j->groups[0].hyper[h] = j->groups[1].hyper[h] = value;
+    for (int k = 0; k < 2; k++) {
+        MUST(fastopt_group_init(&j->groups[k], sizeof *j->groups, info->name, FASTOPT_F32 + k) == FASTOPT_OK);
+        j->groups[k].count = 2;
+        j->groups[k].tensors = j->tensors + 2 * k;
+        for (int h = 0; h < info->hyper_count; h++) {
+            const char *name = info->hypers[h].name, *takes = info->hypers[h].takes;
+            const int below_one = strstr(takes, "1)") != NULL, count = strstr(takes, "whole") != NULL;
+            j->groups[k].hyper[h] = !strcmp(name, "grad_scale") ? 1.0 : count ? 2.0 : below_one ? 0.9 : 0.01;
+        }
     }
-    j->model = (fastopt_model){2, j->groups, 0.5, 20.0, extras[number % 5], threads, 0.0};
+    MUST(fastopt_model_init(&j->model, sizeof j->model) == FASTOPT_OK);
+    j->model.groups = j->groups;
+    j->model.count = 2;
+    j->model.grad_scale = 0.5;
+    j->model.max_norm = 20.0;
+    j->model.extras = extras[number % 5];
+    j->model.threads = threads;
+    j->model.workspace_size = fastopt_workspace(&j->model);
+    MUST(j->model.workspace = malloc(j->model.workspace_size + 1));
 }
 
 static void run(job *j)
 {
     for (int step = 0; step < STEPS; step++) {
         for (int i = 0; i < TENSORS; i++)
-            fill(j->tensors[i].g, i, 100 * j->number + step);
+            fill_gradient(j, i, 100 * j->number + step);
         MUST(fastopt_step(&j->model) == FASTOPT_OK);
         MUST(fastopt_clip_grad_norm(&j->model) == FASTOPT_OK);
     }
@@ -139,10 +169,11 @@ static void forget(job *j)
 {
     for (int i = 0; i < TENSORS; i++) {
         free(j->tensors[i].p);
-        free(j->tensors[i].g);
+        free((void *)(uintptr_t)j->tensors[i].g);
         for (int k = 0; k < FASTOPT_MAX_STATES; k++)
             free(j->tensors[i].state[k]);
     }
+    free(j->model.workspace);
 }
 
 /* ---- What the threads do. ---- */
@@ -223,7 +254,7 @@ int main(void)
         make(&jobs[i], i, i % 5); /* 0: what fastopt_set_num_threads() says */
     make(&alone[0], MODELS - 1, 3);
     for (int i = 0; i < TENSORS; i++)
-        fill(alone[0].tensors[i].g, i, 1);
+        fill_gradient(&alone[0], i, 1);
     make(&alone[1], MODELS - 1, 1);
     for (int i = 0; i < MODELS; i++)
         MUST(!pthread_create(&threads[started++], NULL, stepping, &jobs[i]));

@@ -76,10 +76,11 @@ def test_a_bad_binding_leaves_the_last_one():
     opt.bind([good])
     bad = [
         ([np.ones(4)], ValueError, "grads[0] has shape (4,)"),
-        ([np.ones(3, np.float32)], TypeError, "grads[0] has dtype float32"),
+        ([np.ones(3, np.int32)], TypeError, "grads[0] has dtype int32"),
+        ([np.ones(3, np.longdouble)], TypeError, "grads[0] has dtype"),
         ([p], ValueError, "grads[0] shares memory with params[0]"),
         ([good, good], ValueError, "grads must be a sequence of 1 arrays, got 2"),
-        ([np.ones(6)[::2]], ValueError, "grads[0] is not C-contiguous"),
+        ([np.ones(25, np.uint8)[1:].view(float)], ValueError, "grads[0] is not aligned"),
         ([[1.0, 1.0, 1.0]], TypeError, "grads[0] is of type list"),
         (good, TypeError, "grads must be a sequence of 1 arrays, got one array"),
     ]
@@ -397,6 +398,6 @@ def test_a_parameter_made_read_only_is_stepped_no_more(bound):
 
 def test_what_only_the_core_knows_to_be_wrong_is_an_error_too():
     opt = fastopt.SGD([np.ones(2)])
-    with pytest.raises(RuntimeError, match=r"sgd: an option that .* not allow"):
+    with pytest.raises(RuntimeError, match=r"sgd: options of group 0: .* do not allow an option"):
         opt._configure([(0, (1.0, 0.1, 0.0, 0.0, 0.0, 1.0), 1 << 20, None)], [0], opt._record, [])
     assert repr(RULES["sgd"]).startswith("<rule sgd: states ('momentum_buffer',), hyperparameters ('step', ")

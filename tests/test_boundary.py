@@ -11,6 +11,7 @@ import threading
 import warnings
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from common import DTYPES, VARIANTS, assert_same_bits
@@ -55,6 +56,15 @@ class Kernel:
         with nothing_written(*arrays), raising(error, *words):
             self.variant.kernel(buffers["p"], buffers["g"], states, hypers)
 
+    def takes(self, name, value, dtype):
+        """The value of this one hyperparameter is accepted."""
+        if name == "momentum" and value and "momentum_buffer" not in self.variant.states:
+            return
+        start = self.variant.arguments(dict.fromkeys(RULES[self.variant.rule].hypers, 0.5), 1)
+        buffers = Kernel(self.variant, dtype).buffers
+        states = [buffers[state] for state in self.variant.states]
+        self.variant.kernel(buffers["p"], buffers["g"], states, changed(start, name, value))
+
     @property
     def written(self):
         return [name for name in self.buffers if name != "g"]
@@ -97,7 +107,6 @@ def test_there_is_an_optimizer_for_every_rule():
 # ---- Element types. ----
 
 WRONG_TYPES = {
-    "float16": np.ones(N, np.float16),
     "int32": np.ones(N, np.int32),
     "complex64": np.ones(N, np.complex64),
     "bool": np.ones(N, bool),
@@ -108,16 +117,42 @@ WRONG_TYPES = {
     "structured": np.zeros(N, [("x", np.float32)]),
     "bytes": b"1234" * N,
     "array of int": array.array("i", [1] * N),
+    "float8": np.ones(N, ml_dtypes.float8_e4m3),
+    "swapped half": np.ones(N, np.dtype(np.float16).newbyteorder()),
 }
+ONLY_STORED = {"float16": np.ones(N, np.float16), "bfloat16": np.ones(N, ml_dtypes.bfloat16)}
 
 
 @pytest.mark.parametrize("bad", WRONG_TYPES.values(), ids=WRONG_TYPES)
 def test_wrong_dtype(kernel, engine, bad):
+    of_gradient = "fastopt takes float16, bfloat16, float32 and float64 gradients in native byte order"
     for name in kernel.buffers:
-        kernel.refuses(TypeError, [name, "dtype", "float32 and float64"], **{name: bad})
-    engine.refuses(TypeError, ["dtype", "float32 and float64"], bad)
-    with raising(TypeError, "params[0]", "dtype"):
+        takes = of_gradient if name == "g" else "fastopt takes float32 and float64 in native byte order"
+        kernel.refuses(TypeError, [name, "dtype", takes], **{name: bad})
+    engine.refuses(TypeError, ["dtype", of_gradient], bad)
+    with raising(TypeError, "params[0]", "dtype", "fastopt takes float32 and float64"):
         type(engine.opt)([bad])
+    for call in (fastopt.global_norm, lambda arrays: fastopt.clip_grad_norm(arrays, 1.0)):
+        with raising(TypeError, "[0] has dtype", of_gradient):
+            call([bad])
+
+
+@pytest.mark.parametrize("stored", ONLY_STORED.values(), ids=ONLY_STORED)
+def test_parameters_and_state_are_not_half_as_wide(kernel, engine, stored):
+    """Gradients may be."""
+    for name in kernel.written:
+        kernel.refuses(TypeError, [name, f"dtype {stored.dtype}", "takes float32 and float64"], **{name: stored})
+    with raising(TypeError, "params[0]", "dtype", "takes float32 and float64 in"):
+        type(engine.opt)([stored])
+    with raising(TypeError, "params['w']", "dtype"):
+        type(engine.opt)({"w": stored})
+    engine.opt.step([stored, stored])
+
+
+def test_only_the_bfloat16_of_ml_dtypes_is_one():
+    for bad in (np.ones(N, np.uint16), np.zeros(N, [("bfloat16", np.uint16)]), np.ones(N, "V2"), np.ones(N, ">u2")):
+        with raising(TypeError, "grads has dtype"):
+            fastopt.SGD(tensor()).step(bad)
 
 
 def test_the_message_says_which_dtype_was_found(kernel):
@@ -126,9 +161,11 @@ def test_the_message_says_which_dtype_was_found(kernel):
 
 
 def test_mixed_dtypes(kernel, engine):
-    for name in kernel.buffers.keys() - {"p"}:
+    """State has the dtype of its parameter. A gradient need not have it."""
+    for name in kernel.buffers.keys() - {"p", "g"}:
         kernel.refuses(TypeError, [name, "float64", "p has float32"], **{name: tensor(np.float64)})
-    engine.refuses(TypeError, ["float32", "params[1] has float64"], tensor(np.float32))
+    engine.opt.step([tensor(np.float64), tensor(np.float32)])
+    assert engine.opt.state[1]["step"] == 2
 
 
 def test_dtypes_may_differ_between_tensors(engine):
@@ -223,14 +260,92 @@ def test_wrong_shape(kernel, engine, shape):
     engine.refuses(ValueError, [f"shape {shape}", "params[1]"], np.ones(shape))
 
 
-def test_not_contiguous(kernel, engine):
-    for name in kernel.buffers:
-        for bad in (np.ones(2 * N, np.float32)[::2], np.ones(N, np.float32)[::-1]):
-            kernel.refuses(ValueError, [name, "not C-contiguous", "ascontiguousarray"], **{name: bad})
-    engine.refuses(ValueError, ["not C-contiguous", "ascontiguousarray"], np.ones(2 * N)[::2])
-    for bad in (np.ones((2, 3)).T, np.ones((4, 4))[:, :2], np.broadcast_to(np.float64(1.0), (3,)).copy()[::-1]):
-        with raising(ValueError, "params[0]", "not C-contiguous"):
-            type(engine.opt)([bad])
+# N elements of which some are in one place: the whole array, neighbours, and rows that reach into the next one.
+SHARED = {
+    "stride 0": ((N,), (0,)),
+    "shifted": ((N // 2, 2), (1, 1)),
+    "rows": ((2, N // 2), (2, 1)),
+    "backwards": ((2, N // 2), (-1, 1)),
+    "interleaved": ((2, 2, 2), (3, 1, 2)),
+}
+
+
+def shared(name, dtype):
+    shape, steps = SHARED[name]
+    memory = np.linspace(1, 2, 4 * N).astype(dtype)[N:]
+    return np.lib.stride_tricks.as_strided(memory, shape, [step * memory.itemsize for step in steps])
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_several_elements_in_one_place(kernel, engine, name):
+    """What is written needs a place for each element; what is only read does not."""
+    words = [
+        "has several elements in one place (shape",
+        "strides",
+        "), but is to be written; each element needs its own",
+    ]
+    bad = shared(name, np.float32)
+    for argument in kernel.written:
+        kernel.refuses(ValueError, [argument, *words], **{argument: bad})
+    for dtype in DTYPES:
+        bad = shared(name, dtype)
+        for params in (bad, [bad], {"w": bad}, [{"params": [tensor(), bad]}]):
+            with nothing_written(bad), raising(ValueError, "params", *words):
+                type(engine.opt)(params)
+    for stored in (np.float16, ml_dtypes.bfloat16, *DTYPES):
+        grad = shared(name, stored)
+        p = np.ones(grad.shape)
+        opt = type(engine.opt)([p])
+        with nothing_written(p, grad):
+            with raising(ValueError, "grads[0]", *words):
+                opt.step([grad], zero_grad=True)
+            with raising(ValueError, "grads['w']", *words):
+                fastopt.clip_grad_norm({"w": grad}, 0.5)
+        assert opt.state[0]["step"] == 0
+        opt.bind([grad])
+        with nothing_written(p, grad), raising(ValueError, "grads[0]", *words):
+            opt.step(zero_grad=True)
+        opt.step()
+        opt.step([grad])
+        assert fastopt.global_norm(grad) == fastopt.reference.global_norm(np.array(grad))
+
+
+def test_many_elements_in_one_place_are_not_counted():
+    """Whatever their number, it takes neither time nor memory to say so."""
+    for shape, strides in [((10**15,), (0,)), ((10**9, 10**9), (0, 0)), ((10**12, 2), (0, 8)), ((2, 10**12), (16, 0))]:
+        bad = np.lib.stride_tricks.as_strided(np.ones(4), shape, strides)
+        with raising(ValueError, "params has several elements in one place"):
+            fastopt.SGD(bad)
+
+
+def test_each_element_in_a_place_of_its_own_will_do(kernel):
+    """However they lie in each other's gaps; and no copy is advised to anybody."""
+    for shape, steps in [
+        ((2, 3), (1, 2)),
+        ((3, 2), (2, 1)),
+        ((3, 2), (-1, 3)),
+        ((2, 3), (7, -2)),
+        ((2, 1, 3), (3, 0, 1)),
+    ]:
+        memory = np.linspace(1, 2, 30).astype(np.float32)
+        p = np.lib.stride_tricks.as_strided(memory[10:], shape, [4 * step for step in steps])
+        expected = p.copy()
+        type_of = next(cls for cls in OPTIMIZERS if cls.rule == kernel.variant.rule)
+        type_of([p]).step([np.ones(shape)])
+        type_of([expected]).step([np.ones(shape, np.float32)])
+        assert_same_bits(p.copy(), expected)
+
+
+def test_no_message_about_a_parameter_advises_a_copy():
+    matrix = np.ones((4, 4))
+    bad = [
+        np.ones(3, np.float16), np.ones(3, int), shared("rows", np.float64), np.broadcast_to(np.ones(3), (2, 3)),
+        np.zeros(9, np.uint8)[1:].view(np.float64), [matrix[:, :2], matrix[:, 1:]], matrix.astype(">f8"),
+    ]  # fmt: skip
+    for params in bad:
+        with pytest.raises((TypeError, ValueError)) as caught:
+            fastopt.SGD(params)
+        assert not re.search("cop|ascontiguous|astype", str(caught.value))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -410,8 +525,9 @@ ONLY_IN_FLOAT32 = {  # in range as float64, out of it once rounded
     "beta2": 1 - 1e-9,
     "eps": 1e39,
     "weight_decay": 1e39,
-    "grad_scale": -1e39,
 }
+# Not 0, and 0 in float32. The step is exact, and the factor of the gradients is applied in float64.
+ROUND_TO_0 = dict.fromkeys(OUT_OF_RANGE.keys() - {"step", "grad_scale"}, (1e-46, 2.0**-150, 5e-324))
 
 
 def spoken(name):
@@ -441,10 +557,15 @@ def test_hyperparameters_of_kernels(kernel):
         if name in ONLY_IN_FLOAT32:
             bad = changed(start, name, ONLY_IN_FLOAT32[name])
             kernel.refuses(ValueError, [spoken(name), "as float32"], hypers=bad)
-            double = Kernel(kernel.variant, np.float64)
-            if name != "momentum" or "momentum_buffer" in kernel.variant.states:
-                states = [double.buffers[state] for state in kernel.variant.states]
-                kernel.variant.kernel(double.buffers["p"], double.buffers["g"], states, bad)
+            kernel.takes(name, ONLY_IN_FLOAT32[name], np.float64)
+        for value in ROUND_TO_0.get(name, ()):
+            bad = changed(start, name, value)
+            words = f"that float32 does not round to 0, got {value!r} (0.0 as float32)"
+            kernel.refuses(ValueError, [spoken(name), "must be", words], hypers=bad)
+            kernel.takes(name, value, np.float64)
+        if name in ROUND_TO_0:
+            kernel.takes(name, 0.0, np.float32)
+            kernel.takes(name, 2.0**-149, np.float32)
     if "beta1" in kernel_hypers(kernel):
         for value in (0.9, (0.9,), (0.9, 0.9, 0.9), None):
             kernel.refuses(TypeError, ["betas must be a pair of numbers"], hypers={**start, "betas": value})
@@ -471,8 +592,8 @@ def test_hyperparameters_of_optimizers(cls):
         good = opt.param_groups[0][key]
         inner = ["beta1", "beta2"] if key == "betas" else [key]
         for name in inner:
-            bad_values = [*OUT_OF_RANGE.get(name, []), ONLY_IN_FLOAT32.get(name)]
-            for value in (value for value in bad_values if value is not None):
+            only_in_float64 = [ONLY_IN_FLOAT32[name]] if name in ONLY_IN_FLOAT32 else []
+            for value in [*OUT_OF_RANGE.get(name, []), *only_in_float64, *ROUND_TO_0.get(name, ())]:
                 bad = {"beta1": (value, 0.9), "beta2": (0.9, value)}.get(name, value)
                 with nothing_written(p), raising(ValueError, spoken(name), "must be"):
                     setattr(opt, key, bad)
@@ -506,10 +627,29 @@ def test_a_float64_group_takes_what_a_float32_group_cannot():
     assert opt.param_groups[0]["betas"] == (0.9, 0.999)
 
 
+def test_a_factor_beyond_float32_is_a_factor():
+    """The product is formed in float64: what the factor is as float32 has no say."""
+    for scale, slope in ((1e39, 1e-39), (-1e60, 1e-45), (1e-46, 3e38), (2.0**-200, 1.0), (1.7976931348623157e308, 0.0)):
+        p, g = np.zeros(N, np.float32), np.full(N, slope, np.float32)
+        expected = np.float32(-(scale * float(g[0])))
+        fastopt.SGD([p], lr=1.0).step([g], grad_scale=scale)
+        assert (p == expected).all(), (scale, slope)
+        p[:] = 0
+        fastopt.kernels.sgd(p, g, lr=1.0, grad_scale=scale)
+        assert (p == expected).all(), (scale, slope)
+    assert expected == 0
+
+
 def test_initial_accumulator_value():
     for bad in (-1.0, math.nan, math.inf, 1e39):
         with raising(ValueError, "initial_accumulator_value"):
             fastopt.Adagrad(tensor(), initial_accumulator_value=bad)
+    with raising(
+        ValueError, "initial_accumulator_value", "that float32 does not round to 0, got 1e-46 (0.0 as float32)"
+    ):
+        fastopt.Adagrad([tensor(np.float64), tensor()], initial_accumulator_value=1e-46)
+    fastopt.Adagrad(tensor(np.float64), initial_accumulator_value=1e-46)
+    fastopt.Adagrad(tensor(), initial_accumulator_value=0.0)
     opt = fastopt.Adagrad(tensor(), initial_accumulator_value=0.1)
     assert (opt.state[0]["sum"] == np.float32(0.1)).all()
     with raising(ValueError, "initial_accumulator_value"):

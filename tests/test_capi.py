@@ -3,6 +3,7 @@
 import ctypes
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,19 +100,30 @@ def test_rules_are_found_by_name():
 def test_a_model_without_groups_and_errors_in_words():
     describe, step = (ctypes.CFUNCTYPE(result, argument) for result, argument in
                       ((ctypes.c_char_p, ctypes.c_int), (ctypes.c_int, ctypes.c_char_p)))  # fmt: skip
+    init = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)
     for door in (by_address, by_cimport):
-        assert step(door("step"))(bytes(1000)) == 0
-        assert describe(door("strerror"))(-2) == b"no such rule or element type"
+        assert step(door("step"))(bytes(1000)) == -6  # it does not begin with its size
+        model = ctypes.create_string_buffer(sizes()["model"])
+        assert init(door("model_init"))(model, len(model)) == 0
+        assert step(door("step"))(model) == 0
+        assert describe(door("strerror"))(-2) == b"there is no such rule"
+
+
+def sizes():
+    """Of the structures, as the record has them."""
+    record = (Path(__file__).parent / "interface.txt").read_text(encoding="utf-8")
+    return {name: int(size) for name, size in re.findall(r"^fastopt_(\w+): (\d+)$", record, re.MULTILINE)}
 
 
 @pytest.mark.parametrize(
     ("version", "size", "message"),
     [
-        (2, 10**6, r"has C API 2 of 1000000 bytes: compile this module anew"),
+        (2, 10**6, r"has C API 2 of 1000000 bytes: compile this module again"),
+        (1, 10**6, r"where fastopt_rule_info has \d+ bytes, but in the fastopt that is installed it has 0: compile"),
         (1, 16, r"compiled for fastopt .* \(C API 1 of \d+ bytes\).* of 16 bytes: install a later one"),
         (None, None, "invalid PyCapsule object"),
     ],
-    ids=["another kind of table", "a shorter table", "no table"],
+    ids=["another kind of table", "other structures", "a shorter table", "no table"],
 )
 def test_a_core_that_does_not_fit_is_an_error_when_imported(version, size, message):
     """As after an upgrade by halves, when the modules that are compiled are of two versions."""
@@ -120,7 +132,7 @@ import ctypes, sys, types
 new = ctypes.pythonapi.PyCapsule_New
 new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 class Table(ctypes.Structure):
-    _fields_ = [("version", ctypes.c_int), ("size", ctypes.c_size_t)]
+    _fields_ = [("version", ctypes.c_int), ("size", ctypes.c_size_t), ("sizes", ctypes.c_size_t * 100)]
 capi, table = types.ModuleType("fastopt.capi"), Table({version}, {size}) if {version} else None
 capi._C_API = new(ctypes.addressof(table), b"fastopt.capi._C_API", None) if table else object()
 capi.capi_address = None

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import assert_same_bits
+from common import LAYOUTS, assert_same_bits, laid
 
 import fastopt
 from fastopt import checkpoint
@@ -94,6 +94,41 @@ def test_training_goes_on_as_if_it_had_never_stopped(name, tmp_path):
     train(resumed, again, range(3, 6))
     assert everything(resumed) == everything(opt)
     assert all(np.abs(opt.params[i]).sum() > 0 for i in (0, 1, 3))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_how_a_model_lies_in_memory_does_not_show_in_its_file(name, tmp_path):
+    """The same members for any layout; and training goes on in any other one."""
+    params = {"m": np.ones((2, 3, 4)), "s": np.full((5, 6), 0.5, np.float32), **arrays()}
+    layouts = [*LAYOUTS]
+    plain = make(name, {key: p.copy() for key, p in params.items()})
+    rng = np.random.default_rng(3)
+    steps = [{key: np.array(rng.normal(size=p.shape), p.dtype) for key, p in params.items()} for _ in range(4)]
+    for grads in steps[:2]:
+        plain.step(grads)
+    plain.save(tmp_path / "plain.npz", params=True)
+    after = make(name, {key: p.copy() for key, p in params.items()})
+    after.load(tmp_path / "plain.npz", params=True)
+    for grads in steps[2:]:
+        after.step(grads)
+    for k in range(len(layouts)):
+        path = tmp_path / f"{k}.npz"
+        placed = {key: laid(p, layouts[(k + i) % len(layouts)]) for i, (key, p) in enumerate(params.items())}
+        opt = make(name, placed)
+        for grads in steps[:2]:
+            opt.step(grads)
+        opt.save(path, params=True)
+        with zipfile.ZipFile(path) as found, zipfile.ZipFile(tmp_path / "plain.npz") as wanted:
+            assert found.namelist() == wanted.namelist()
+            assert all(found.read(member) == wanted.read(member) for member in found.namelist())
+        others = {
+            key: laid(p - p, layouts[(2 * k + 3 * i) % len(layouts)]) for i, (key, p) in enumerate(params.items())
+        }
+        other = make(name, others)
+        other.load(path, params=True)
+        for grads in steps[2:]:
+            other.step(grads)
+        assert everything(other) == everything(after)
 
 
 def test_without_parameters_they_are_left_alone(trained, tmp_path):

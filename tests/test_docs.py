@@ -13,7 +13,7 @@ import fastopt
 from fastopt import kernels, reference
 from fastopt._core import RULES
 from fastopt.engine import Engine
-from fastopt.optimizers import Hyper
+from fastopt.optimizer import Hyper
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md"]

@@ -81,12 +81,17 @@ def test_its_readme_works_and_finds_the_bits_of_the_reference(example, shell, tm
 
 
 def snippets():
-    """{file name: its text and the command after it} of the snippets that begin with a comment that names a file."""
+    """{file name: its text and the command that builds it} of the snippets that begin with a comment that names a file.
+
+    The command comes after the snippet; where there is none, the one before it is meant, with the other name.
+    """
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(
-        r"^```\w+\n(?:/\* |# |// )(\w+\.\w+)[^\n]*\n(.*?)^```\n\n```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL
-    )
-    return {name: (code, command) for name, code, command in blocks}
+    pattern = r"^```\w+\n(?:/\* |# |// )(\w+)(\.\w+)[^\n]*\n(.*?)^```\n(?:\n```sh\n(.*?)^```$)?"
+    found, last = {}, ""
+    for name, suffix, code, command in re.findall(pattern, text, re.MULTILINE | re.DOTALL):
+        command = command or re.sub(rf"\b{last}\b", name, found[last + suffix][1])
+        found[name + suffix], last = (code, command), name
+    return found
 
 
 SNIPPETS = snippets()
@@ -104,16 +109,20 @@ print(*p)
 """
 
 
-def after(steps):
+def after(steps, **hypers):
     p, g = np.array([1, -2], np.float32), np.array([3, 0.5], np.float32)
     m, v = np.zeros(2, np.float32), np.zeros(2, np.float32)
     for t in range(1, steps + 1):
-        reference.adam(p, g, m, v, step=t)
+        reference.adam(p, g, m, v, step=t, **hypers)
     return p
 
 
+PRINTS = {"main.c": after(1), "model.c": after(3, lr=1e-2)}  # of the snippets that are programs
+
+
 def test_the_readme_has_a_snippet_for_every_compiled_door():
-    assert list(SNIPPETS) == ["main.c", "step_cy.pyx", "step_cpp.cpp"]
+    assert list(SNIPPETS) == ["main.c", "model.c", "step_cy.pyx", "step_cpp.cpp"]
+    assert "model.c" in SNIPPETS["model.c"][1]
 
 
 @pytest.fixture(scope="module")
@@ -127,12 +136,10 @@ def test_the_snippet_works(name, shell, snippet_folder):
     code, command = SNIPPETS[name]
     (snippet_folder / name).write_text(code, encoding="utf-8")
     printed = shell(command, snippet_folder)
-    if name.endswith(".c"):
-        expected = after(1)
-    else:
+    if name not in PRINTS:
         (snippet_folder / "drive.py").write_text(DRIVE, encoding="utf-8")
-        printed, expected = shell(f"python drive.py {name.partition('.')[0]}", snippet_folder), after(3)
-    assert_same_bits(np.array(printed.split()[:2], np.float32), expected, name)
+        printed = shell(f"python drive.py {name.partition('.')[0]}", snippet_folder)
+    assert_same_bits(np.array(printed.split()[:2], np.float32), PRINTS.get(name, after(3)), name)
 
 
 # ---- nanobind, which gets the functions as pybind11 does. ----
@@ -185,9 +192,12 @@ PARALLEL = """
 # distutils: extra_link_args=-fopenmp
 import numpy as np
 from cython.parallel import prange
-from fastopt.capi cimport adam_f32, adamw_f64, find_rule, step, strerror
+from fastopt.capi cimport adam_f32, adamw_f64, describe, group_init, model_init, step, strerror
 from fastopt.structs cimport FASTOPT_F32, FASTOPT_ZERO_GRAD, fastopt_group, fastopt_model, fastopt_tensor
 from libc.string cimport memset
+
+cdef extern from "fastopt.h":
+    const int FASTOPT_ADAM_STEP, FASTOPT_ADAM_LR
 
 
 def ranges(float[::1] p, const float[::1] g, float[::1] m, float[::1] v, int t, int pieces):
@@ -201,24 +211,29 @@ def ranges(float[::1] p, const float[::1] g, float[::1] m, float[::1] v, int t, 
     return failed
 
 
-def model(float[::1] p, float[::1] g, float[::1] m, float[::1] v, int t):
+def model(float[::1] p, float[::1] g, float[::1] m, float[::1] v, int t, double lr=1e-3):
     '''The same step as a model of two tensors, which leaves the gradients at zero.'''
     cdef fastopt_tensor tensors[2]
     cdef fastopt_group group
     cdef fastopt_model whole
     cdef int i, error
     cdef size_t half = p.shape[0] // 2
-    memset(tensors, 0, sizeof(tensors)); memset(&group, 0, sizeof(group)); memset(&whole, 0, sizeof(whole))
+    cdef char sentence[200]
+    memset(tensors, 0, sizeof(tensors))
     for i in range(2):
+        tensors[i].size = sizeof(fastopt_tensor)
         tensors[i].n = half if i == 0 else p.shape[0] - half
         tensors[i].p, tensors[i].g = &p[i * half], &g[i * half]
         tensors[i].state[0], tensors[i].state[1] = &m[i * half], &v[i * half]
-    group.rule, group.dtype, group.count, group.tensors = find_rule(b"adam"), FASTOPT_F32, 2, tensors
-    for i, x in enumerate((t, 1e-3, 0.9, 0.999, 1e-8, 0, 1)):
-        group.hyper[i] = x
-    whole.count, whole.groups, whole.grad_scale, whole.extras = 1, &group, 1, FASTOPT_ZERO_GRAD
+    error = group_init(&group, sizeof(group), b"adam", FASTOPT_F32) | model_init(&whole, sizeof(whole))
+    group.hyper[FASTOPT_ADAM_STEP], group.hyper[FASTOPT_ADAM_LR] = t, lr
+    group.count, group.tensors = 2, tensors
+    whole.count, whole.groups, whole.extras = 1, &group, FASTOPT_ZERO_GRAD
     with nogil:
-        error = step(&whole)
+        error |= step(&whole)
+    if error < 0:
+        describe(&whole.error, sentence, sizeof(sentence))
+        return sentence.decode()
     return strerror(error).decode()
 
 
@@ -238,6 +253,8 @@ for t in (1, 2, 3):
     h = g.copy()
     assert parallel.model(q, h, *states[2:4], t) == "no error"
     assert not h.any()
+    refused = parallel.model(q, h, *states[2:4], t, -1.0)
+    assert refused == "adam: lr of group 0 must be a finite number >= 0, got -1", refused
     fastopt.reference.adam(expected, g, *states[4:], step=t)
 assert p.tobytes() == q.tobytes() == expected.tobytes()
 assert parallel.error(-1.0) == "a hyperparameter is out of its range", parallel.error(-1.0)
@@ -248,6 +265,43 @@ def test_cython_in_prange_and_for_whole_models(shell, tmp_path):
     (tmp_path / "parallel.pyx").write_text(PARALLEL.lstrip(), encoding="utf-8")
     (tmp_path / "drive.py").write_text(DRIVE_PARALLEL, encoding="utf-8")
     shell("CFLAGS=$(python -m fastopt --cflags) cythonize -3 -i parallel.pyx && python drive.py", tmp_path)
+
+
+SLICES = """
+# cython: language_level=3
+from fastopt.memoryviews cimport MAXIMIZE, adam_f32
+
+
+def step(float[::1] p, const float[::1] g, float[::1] m, float[::1] v, int t):
+    with nogil:
+        adam_f32(p, g, m, v, None, t, 1e-3, 0.9, 0.999, 1e-8, 0, 1, 0)
+    return 0
+
+
+def back(float[::1] p, const float[::1] g, float[::1] m, float[::1] v):
+    adam_f32(p, g, m, v, None, 1, 1e-3, 0.9, 0.999, 1e-8, 0, 1, MAXIMIZE)
+"""
+
+DRIVE_SLICES = """
+import numpy as np, slices
+p, g, m, v = np.zeros((4, 3), np.float32)
+p += 0.5
+g += 1
+try:
+    slices.step(p, g[1:], m, v, 1)
+except ValueError as error:
+    print(error)
+slices.back(p, g, m, v)
+assert (p > 0.5).all()
+"""
+
+
+def test_cython_on_memoryviews_needs_no_header(shell, tmp_path):
+    for name, text in (("slices.pyx", SLICES), ("drive.py", DRIVE), ("errors.py", DRIVE_SLICES)):
+        (tmp_path / name).write_text(text.lstrip(), encoding="utf-8")
+    printed = shell("cythonize -3 -i slices.pyx && python drive.py slices", tmp_path)
+    assert_same_bits(np.array(printed.split()[-2:], np.float32), after(3), "memoryviews")
+    assert shell("python errors.py", tmp_path) == "g has 2 elements, but p has 3\n"
 
 
 # ---- The capsule: what does not fit is an ImportError. ----
@@ -275,19 +329,28 @@ PyMODINIT_FUNC PyInit_door(void)
 """
 BUILD = "cc -shared -fPIC $(python -m pybind11 --includes) {flags} door.c -o door.so"
 
-# What a module compiled against another version has in its header.
+# What a module compiled against another version has in its headers.
+HEADERS = ("fastopt.h", "fastopt_rules.h", "fastopt_capi.h")
 OTHER = {
     "as it is": ([], None),
     "an older table, shorter": ([("X(cflags) X(strerror)", "X(cflags)")], None),
     "a newer table, longer": (
-        [("X(strerror)", "X(strerror) X(check2)"), ("typedef struct {", "int fastopt_check2(void);\ntypedef struct {")],
+        [
+            ("X(strerror)", "X(strerror) X(check2)"),
+            ("/* A sentence for a value that", "FASTOPT_API int fastopt_check2(void);\n/* A sentence for a value that"),
+        ],
         r"ImportError: this module was compiled for fastopt [\d.]+ \(C API 1 of \d+ bytes\), but the fastopt that is "
         r"installed has C API 1 of \d+ bytes: install a later one",
     ),
     "another kind of table": (
         [("CAPI_VERSION 1", "CAPI_VERSION 2")],
         r"ImportError: this module was compiled for fastopt [\d.]+ \(C API 2 of \d+ bytes\), but the fastopt that is "
-        r"installed has C API 1 of \d+ bytes: compile this module anew",
+        r"installed has C API 1 of \d+ bytes: compile this module again",
+    ),
+    "other structures": (
+        [("} fastopt_tensor;", "    void *more;\n} fastopt_tensor;")],
+        r"ImportError: this module was compiled for fastopt [\d.]+, where fastopt_tensor has \d+ bytes, but in the "
+        r"fastopt that is installed it has \d+: compile this module again",
     ),
 }
 
@@ -295,11 +358,13 @@ OTHER = {
 @pytest.mark.parametrize("header", OTHER)
 def test_the_capsule_is_checked(header, shell, tmp_path):
     changes, message = OTHER[header]
-    text = (ROOT / "csrc/fastopt_capi.h").read_text(encoding="utf-8")
+    texts = {name: (ROOT / "csrc" / name).read_text(encoding="utf-8") for name in HEADERS}
     for old, new in changes:
-        assert text.count(old) == 1
-        text = text.replace(old, new)
-    (tmp_path / "fastopt_capi.h").write_text(text, encoding="utf-8")
+        (name,) = [name for name, text in texts.items() if old in text]
+        assert texts[name].count(old) == 1
+        texts[name] = texts[name].replace(old, new)
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
     (tmp_path / "door.c").write_text(MODULE, encoding="utf-8")
     shell(BUILD.format(flags="-I. $(python -m fastopt --cflags)"), tmp_path)
     done = shell(
@@ -333,11 +398,13 @@ def test_the_command_line_says_where_things_are(shell, tmp_path):
     names = ("cflags", "sources", "pkgconfigdir", "cmakedir")
     printed = [shell(f"python -m fastopt --{name}", tmp_path).removesuffix("\n") for name in names]
     assert shell("python -m fastopt --cflags --sources", tmp_path).split() == [printed[0], *printed[1].split()]
-    sources = [core / name for name in ("driver.c", "fastopt.c", "threads.c")]
+    sources = [
+        core / f"{name}.c" for name in ("dispatch", "norm", "row", "rules", "staging", "step", "table", "threads")
+    ]
     assert printed == [f"-I{core}", " ".join(map(str, sources)), str(core / "pkgconfig"), str(core / "cmake")]
     code = "import fastopt; print(fastopt.get_include(), *fastopt.get_sources(), sep='\\n')"
     assert shell(f'python -c "{code}"', tmp_path).splitlines() == [str(path) for path in (core, *sources)]
-    assert all(path.is_file() for path in (*sources, core / "fastopt.h", core / "fastopt_capi.h"))
+    assert all(path.is_file() for path in (*sources, *(core / name for name in HEADERS)))
 
 
 def test_the_command_line_asks_for_something_to_do(shell, tmp_path):

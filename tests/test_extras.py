@@ -43,9 +43,10 @@ def assert_same_model(one, other):
 def test_grad_scale_is_multiplying_before(cls, sizes):
     _, grads, opt = model(cls, sizes, weight_decay=0.01)
     _, _, expected = model(cls, sizes, weight_decay=0.01)
-    for scale in (1 / 3, -2.5, 0.0):
+    for scale in (1 / 3, -2.5, 0.0, 1e-50, 1e40):  # also those that float32 does not hold
         assert opt.step(grads, grad_scale=scale) is None
-        expected.step([g * g.dtype.type(scale) for g in grads])
+        with np.errstate(over="ignore"):
+            expected.step([(scale * g.astype(np.float64)).astype(g.dtype) for g in grads])
         assert_same_model(opt, expected)
 
 
@@ -157,7 +158,6 @@ def test_bad_extras():
     _, grads, opt = model(fastopt.Adam, [6, 3])
     for bad in (math.nan, math.inf, -math.inf):
         refused(opt, ValueError, ["grad_scale must be a finite number", repr(bad)], grads, grad_scale=bad)
-    refused(opt, ValueError, ["grad_scale", "1e+39", "inf as float32"], grads, grad_scale=1e39)
     for bad in (math.nan, -1e-9, -math.inf):
         refused(opt, ValueError, ["max_norm must be a number >= 0", repr(bad)], grads, max_norm=bad)
     for bad in ("1", None, [1.0], 1j):
@@ -277,7 +277,8 @@ def test_bad_input_of_the_norm():
         ([good, locked], ValueError, "grads[1] is read-only"),
         ([good, good[2:]], ValueError, "grads[1] shares memory with grads[0]"),
         ({"w": good, "b": np.ones(2, int)}, TypeError, "grads['b'] has dtype int64"),
-        ([good, np.ones((3, 3))[:, 0]], ValueError, "grads[1] is not C-contiguous"),
+        ([good, np.broadcast_to(1.0, 3)], ValueError, "grads[1] is read-only"),
+        ([good, np.lib.stride_tricks.as_strided(np.ones(1), (3,), (0,))], ValueError, "grads[1] has several elements"),
         ([None], TypeError, "grads[0] is None"),
         (3.0, TypeError, "grads is of type float"),
         ([], ValueError, "grads is empty"),

@@ -45,7 +45,7 @@ def leaks(self, grads=None, **extras):
 def writes_first(self, grads=None, **extras):
     for p in self.params:
         p += 1
-    return fastopt.optimizers.Engine.step(self, grads, **extras)
+    return fastopt.engine.Engine.step(self, grads, **extras)
 
 
 def one_group_first(self, plan):
@@ -61,6 +61,30 @@ original = fastopt.Optimizer._take_over
 )
 def test_it_sees_what_is_wrong(target, capsys, monkeypatch, name, broken):
     monkeypatch.setattr(fastopt.Optimizer, name, broken, raising=False)
+    assert target.plain(range(2000), seed=0, most=1).findings > 0
+
+
+def scaled_in_float(g, like, grad_scale, maximize):
+    with np.errstate(all="ignore"):
+        return np.asarray(g, like.dtype) * like.dtype.type(-grad_scale if maximize else grad_scale)
+
+
+def transposed(g, like, grad_scale, maximize):
+    return scaled(np.asarray(g).T if g.ndim == 2 and g.shape[0] == g.shape[1] else g, like, grad_scale, maximize)
+
+
+def to_odd(g, like, grad_scale, maximize):
+    bits = np.array(scaled(g, like, grad_scale, maximize))
+    bits.view(f"u{bits.itemsize}")[...] |= 1
+    return bits
+
+
+scaled = fastopt.reference._scaled
+
+
+@pytest.mark.parametrize("other", [scaled_in_float, transposed, to_odd])
+def test_it_sees_other_bits_than_the_references(target, capsys, monkeypatch, other):
+    monkeypatch.setattr(fastopt.reference, "_scaled", other)
     assert target.plain(range(2000), seed=0, most=1).findings > 0
 
 

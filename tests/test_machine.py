@@ -1,7 +1,8 @@
 """Any use of the optimizers, in any order, beside a model of them that the reference steps.
 
-Hypothesis draws the uses: Python's own objects are compared with the model bit for bit after each of them, and after an
-error nothing may have changed. The suite runs the same sequences each time; `make fuzz` draws new ones and more.
+Parameters and gradients lie in memory in any way, and gradients are of any type that is taken. Hypothesis draws the
+uses: Python's own objects are compared with the model bit for bit after each of them, and after an error nothing may
+have changed. The suite runs the same sequences each time; `make fuzz` draws new ones and more.
 """
 
 import copy
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import DTYPES, assert_same_bits, random_tensor
+from common import DTYPES, LAYOUTS, STORED, assert_same_bits, laid, random_tensor
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -204,7 +205,8 @@ class Model:
         self.call_for_buffers()
 
     def step(self, grads, grad_scale=1.0, max_norm=None, zero_grad=False, skip_nonfinite=False):
-        norm, factor = None, grad_scale
+        norm, factor, given = None, grad_scale, grads
+        grads = [np.array(np.asarray(g, p.dtype), order="C") for p, g in zip(self.arrays, grads, strict=True)]
         if max_norm is not None or skip_nonfinite:
             norm = abs(grad_scale) * reference.global_norm(grads)
             if skip_nonfinite and not math.isfinite(norm):
@@ -221,7 +223,7 @@ class Model:
             getattr(reference, self.rule.name)(p, g, **states, **arguments, **counted, grad_scale=factor)
             self.steps[i] += 1
         if zero_grad:
-            for g in grads:
+            for g in given:
                 g[...] = 0
         return norm
 
@@ -280,6 +282,24 @@ def tensors(like, seed, odd=False):
     return made
 
 
+def placed(arrays, seed):
+    """The same, each in a layout of its own."""
+    rng, names = np.random.default_rng(seed), [*LAYOUTS]
+    return [laid(a, names[rng.integers(len(names))] if rng.integers(2) else "C") for a in arrays]
+
+
+def gradients(like, seed, odd=False, shared=True, dlpack=False):
+    """Gradients of any type, in any layout. `shared`: one element in memory may be many of the gradient."""
+    rng = np.random.default_rng([seed, 1])
+    stored = [np.float16, *DTYPES] if dlpack else STORED  # which bfloat16 of NumPy is not for DLPack
+    made = tensors([a if rng.integers(2) else a.astype(stored[rng.integers(len(stored))]) for a in like], seed, odd)
+    made = placed(made, seed)
+    for i, a in enumerate(made):
+        if shared and a.size and a.ndim and rng.integers(5) == 0:
+            made[i] = np.broadcast_to(a.take([0], int(rng.integers(a.ndim))), a.shape)
+    return made
+
+
 # ---- The machine. ----
 
 
@@ -326,7 +346,8 @@ class Machine(RuleBasedStateMachine):
                 cls(model.arranged(arrays), threads=threads, **chosen)
             chosen = {}
         fresh = Model(cls, self.form, arrays, self.sizes, {**hypers, **normal(chosen)})
-        self.pairs.append(Pair(cls(fresh.arranged(arrays), threads=threads, **chosen), fresh))
+        given = placed(arrays, seed)
+        self.pairs.append(Pair(cls(fresh.arranged(given), threads=threads, **chosen), fresh))
 
     def pair(self, which):
         return self.pairs[which % len(self.pairs)]
@@ -335,23 +356,23 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         which=which, seed=seeds, odd=st.booleans(), how=st.sampled_from(["fresh", "bound", "again", "buffers"]),
-        scale=st.sampled_from([1.0, 0.5, -1 / 3, 0.0, 1]),
+        scale=st.sampled_from([1.0, 0.5, -1 / 3, 0.0, 1, 1e-50, 1e39]),
         max_norm=st.sampled_from([None, None, 1.0, 0.0, math.inf, 1e3]),
         zero=st.booleans(), skip=st.booleans(), elsewhere=st.booleans(),
     )  # fmt: skip
     def step(self, which, seed, odd, how, scale, max_norm, zero, skip, elsewhere):
         pair = self.pair(which)
-        grads = tensors(self.like, seed, odd)
+        grads = gradients(self.like, seed, odd, shared=not zero, dlpack=how == "buffers")
         given = [pair.model.arranged(grads)]
         if how == "bound":
             if pair.bound is None:
-                pair.bound = [np.zeros_like(a) for a in self.like]
+                pair.bound = gradients(self.like, seed + 1, shared=False)
                 pair.opt.bind(pair.model.arranged(pair.bound))
             for bound, grad in zip(pair.bound, grads, strict=True):
                 bound[...] = grad
             grads, given = pair.bound, []
         elif how == "buffers":
-            given = [pair.model.arranged([memoryview(g) for g in grads])]
+            given = [pair.model.arranged([memoryview(g) if g.ndim else Gradient(g, int) for g in grads])]
         extras = {"grad_scale": scale, "max_norm": max_norm, "zero_grad": zero, "skip_nonfinite": skip}
         separate = [g.copy() for g in grads]
         for _ in range(2 if how == "again" else 1):
@@ -370,7 +391,7 @@ class Machine(RuleBasedStateMachine):
     @rule(which=which, seed=seeds)
     def bind(self, which, seed):
         pair = self.pair(which)
-        pair.bound = tensors(self.like, seed)
+        pair.bound = gradients(self.like, seed, shared=False)
         pair.opt.bind(pair.model.arranged(pair.bound))
 
     @precondition(lambda self: self.form in ("list", "mapping", "groups"))
@@ -378,32 +399,31 @@ class Machine(RuleBasedStateMachine):
         which=which,
         seed=seeds,
         place=st.integers(0, 3),
-        kind=st.integers(0, 15),
+        kind=st.integers(0, 17),
         bind=st.booleans(),
         zero=st.booleans(),
     )
     def bad_gradients(self, which, seed, place, kind, bind, zero):
         pair = self.pair(which)
-        grads = tensors(self.like, seed)
+        grads = gradients(self.like, seed)
         place %= len(grads)
-        good = grads[place]
-        other = np.float64 if good.dtype == np.float32 else np.float32
+        good, param = grads[place], pair.opt.params[place]
+        doubles = np.zeros(good.shape)
         bad = [
-            None, Failing(), good.astype(other), good.astype(np.float16), good.astype(good.dtype.newbyteorder()),
-            np.ones((*good.shape, 2), good.dtype), np.ones((*good.shape, 2), good.dtype)[..., 0], 1.0, "x", [1.0] * 3,
-            np.ma.masked_array(good), Gradient(good, fail), Gradient(good, lambda: 1 / 0), pair.opt.params[place],
-            np.zeros(good.nbytes + 1, np.uint8)[1:].view(good.dtype).reshape(good.shape) if good.size else None,
-            good.reshape(-1)[::-1] if good.size > 1 else None,
+            None, Failing(), good.astype(np.longdouble), doubles.astype(np.int32), good.astype(">f4"),
+            np.ones((*good.shape, 2), good.dtype), doubles.astype(complex), "1.0", "x", [1.0] * 3,
+            np.ma.masked_array(doubles), Gradient(doubles, fail), Gradient(doubles, lambda: 1 / 0), param,
+            np.zeros(doubles.nbytes + 1, np.uint8)[1:].view(float).reshape(good.shape) if good.size else None,
+            param[::-1] if param.ndim else param[...],
+            doubles.astype(object), doubles.astype(bool),
         ][kind]  # fmt: skip
-        if bad is pair.opt.params[place] and not bad.size:
+        if kind in (13, 15) and not good.size:
             return  # no memory, nothing shared
-        if kind == 6 and good.size < 2:
-            bad = None  # one element is contiguous, and none too
         grads[place] = bad
         before = [g.tobytes() for g in grads if isinstance(g, np.ndarray)]
         use = pair.opt.bind if bind else lambda grads: pair.opt.step(grads, zero_grad=zero)
         with pytest.raises((TypeError, ValueError)) as caught:
-            use(pair.model.arranged(grads))
+            use(pair.model.arranged(grads))  # it may also be one of the others that cannot be zeroed
         assert type(caught.value) in (TypeError, ValueError)
         assert [g.tobytes() for g in grads if isinstance(g, np.ndarray)] == before
         if pair.bound is not None:  # what was bound still is
@@ -413,7 +433,7 @@ class Machine(RuleBasedStateMachine):
     @rule(which=which, seed=seeds, kind=st.integers(0, 8))
     def bad_structure(self, which, seed, kind):
         pair = self.pair(which)
-        grads = tensors(self.like, seed)
+        grads = gradients(self.like, seed)
         whole = pair.model.arranged(grads)
         as_list = list(whole) if isinstance(whole, (list, tuple)) else grads
         mapping = {"x": grads[0], **dict(enumerate(grads))}
@@ -430,7 +450,7 @@ class Machine(RuleBasedStateMachine):
     @rule(which=which, seed=seeds, kind=st.integers(0, 4))
     def a_list_that_changes_while_it_is_read(self, which, seed, kind):
         pair = self.pair(which)
-        grads = tensors(self.like, seed)
+        grads = gradients(self.like, seed, dlpack=True)
         separate = [g.copy() for g in grads]
         whole = list(grads)
         act = [
@@ -458,7 +478,7 @@ class Machine(RuleBasedStateMachine):
     def bad_extras(self, which, bad, seed):
         pair = self.pair(which)
         with pytest.raises((TypeError, ValueError)) as caught:
-            pair.opt.step(pair.model.arranged(tensors(self.like, seed)), **bad)
+            pair.opt.step(pair.model.arranged(gradients(self.like, seed)), **bad)
         assert type(caught.value) in (TypeError, ValueError)
 
     # ---- From several threads and processes. ----
@@ -467,7 +487,7 @@ class Machine(RuleBasedStateMachine):
     def two_steps_at_once(self, which, seed):
         """Each is done or refused, as a whole."""
         pair = self.pair(which)
-        grads = tensors(self.like, seed)
+        grads = gradients(self.like, seed)
         whole = pair.model.arranged(grads)
         barrier, done, refused, others = threading.Barrier(2), [], [], []
 
@@ -496,7 +516,7 @@ class Machine(RuleBasedStateMachine):
     def a_gradient_that_uses_the_optimizer(self, which, seed, elsewhere):
         """While its memory is asked for, the step is under way: everything that changes something is refused."""
         pair = self.pair(which)
-        opt, grads, refused = pair.opt, tensors(self.like, seed), []
+        opt, grads, refused = pair.opt, gradients(self.like, seed, dlpack=True), []
         saved = opt.state_dict()
         misuses = [
             lambda: opt.step(pair.model.arranged(grads)), lambda: setattr(opt, "lr", 9.0), lambda: opt.bind(None),
@@ -518,7 +538,7 @@ class Machine(RuleBasedStateMachine):
     @rule(which=which, seed=seeds)
     def step_in_a_child(self, which, seed):
         pair = self.pair(which)
-        grads = tensors(self.like, seed)
+        grads = gradients(self.like, seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # other tests may have left threads
             child = os.fork()
@@ -770,7 +790,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(seed=seeds, odd=st.booleans(), max_norm=st.sampled_from([0.0, 1.0, 1e3, math.inf]), form=layouts)
     def norms(self, seed, odd, max_norm, form):
-        grads = tensors(self.like, seed, odd)
+        grads = gradients(self.like, seed, odd, shared=False)
         expected = [g.copy() for g in grads]
         whole = {"one": lambda: grads[0], "mapping": lambda: dict(enumerate(grads))}.get(form, lambda: list(grads))()
         used = expected[:1] if form == "one" else expected

@@ -159,7 +159,9 @@ def resident(what):  # now (VmRSS) or at most so far (VmHWM); getrusage's peak i
 
 warm = fastopt.Adam(np.ones(500_000, np.float32), threads=2)  # what a process has but once: code, workers
 slope = np.ones(500_000, np.float32)  # kept, like all of this, so that none of it can be used again
-warm.step(slope)
+warm.bind(slope)
+warm.step(slope, max_norm=1.0)
+warm.step(zero_grad=True)
 sizes = [4_000_000, *[1000] * 300, 2_500_000]
 params, grads = ([np.full(n, 0.5, np.float32) for n in sizes] for _ in range(2))
 needed = 2 * sum(p.nbytes for p in params)

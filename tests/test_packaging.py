@@ -11,7 +11,7 @@ import pytest
 from commands import clean_environment, run, run_well
 
 ROOT = Path(__file__).parents[1]
-COMPILED = ["_core", "capi", "clipping", "engine", "kernels"]
+COMPILED = ["_core", "capi", "clipping", "engine", "kernels", "memoryviews"]
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +31,9 @@ def metadata(archives):
 def test_the_copy_has_what_the_build_and_the_contract_need(sources):
     _, names = sources
     assert {
-        "csrc/rules.def",
+        "csrc/rules.toml",
         "csrc/rules/adam.h",
-        "csrc/driver.c",
+        "csrc/step.c",
         "csrc/threads.c",
         "csrc/fastopt_capi.h",
         "csrc/CMakeLists.txt",

@@ -11,7 +11,7 @@ import fastopt
 from fastopt import clipping, kernels, optimizers, reference
 from fastopt._core import RULES
 
-HEADER = Path(__file__).parents[1] / "csrc/fastopt.h"
+HEADER = Path(__file__).parents[1] / "csrc/fastopt_rules.h"
 CLASSES = [getattr(fastopt, name) for name in fastopt.__all__ if inspect.isclass(getattr(fastopt, name))]
 CLASSES = [cls for cls in CLASSES if issubclass(cls, fastopt.Optimizer) and cls is not fastopt.Optimizer]
 

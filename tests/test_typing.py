@@ -20,7 +20,14 @@ typed_numpy = pytest.mark.skipif(
 )
 
 PACKAGE = Path(fastopt.__file__).parent
-COMPILED = ["fastopt._core", "fastopt.capi", "fastopt.clipping", "fastopt.engine", "fastopt.kernels"]
+COMPILED = [
+    "fastopt._core",
+    "fastopt.capi",
+    "fastopt.clipping",
+    "fastopt.engine",
+    "fastopt.kernels",
+    "fastopt.memoryviews",
+]
 
 # What Cython puts into every module and class of its own accord: to pickle, to cimport, to find doctests.
 ALLOWED = r"""

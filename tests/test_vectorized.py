@@ -90,7 +90,19 @@ def problems(functions):
             deep = [loop for loop in wide if packed(loop, "sqrt", width) and packed(loop, "div", width)]
             if roots and len(deep) < variants:
                 found.append(f"{name}: {len(deep)} of {variants} loops divide and take roots in %{width}")
-    return found + fused(functions)
+    return found + narrow(functions) + fused(functions)
+
+
+def narrow(functions):
+    """What is wrong with the loops that are no rule's: the norm, the scaling of gradients, and stored types."""
+    found = []
+    for kind, (isa, width) in itertools.product(("f32", "f64"), WIDTHS.items()):
+        for job in ("sum_squares", "multiply", *(f"unpack_{stored}" for stored in ("f32", "f64", "f16", "bf16"))):
+            loops = functions[f"{job}_{kind}_{isa}"].loops
+            wide = [loop for loop in loops if any(f"%{width}" in text for text in loop)]
+            if not wide or ("unpack" not in job and not any(packed(loop, "mul", width) for loop in wide)):
+                found.append(f"{job}_{kind}_{isa}: no loop in %{width}")
+    return found
 
 
 def fused(functions):
@@ -115,7 +127,7 @@ def test_what_was_built():
 def build(tmp_path, compiler, *flags, csrc=CSRC):
     out = tmp_path / "fastopt.o"
     return out, subprocess.run(
-        [compiler, *flags, "-c", str(csrc / "fastopt.c"), "-o", str(out)], capture_output=True, text=True, check=False
+        [compiler, *flags, "-c", str(csrc / "dispatch.c"), "-o", str(out)], capture_output=True, text=True, check=False
     )
 
 
@@ -154,7 +166,7 @@ def test_fast_math_is_refused(tmp_path, compiler, flag):
 # What x86-64 did not have from the start, as far as compilers choose it by themselves: VEX and EVEX by their letter,
 # and what came with AVX2 for whole numbers. (tzcnt is missing here: older processors run it as bsf.)
 WIDE = re.compile(r"v(?!er[rw])|k\w+\s+%k|.*%[yz]mm")
-WHOLE = re.compile(r"andn\s|bextr|bls[imr]|bzhi|mulx|pdep|pext|rorx|s[ah][lr]x|lzcnt|popcnt|movbe|adcx|adox")
+WHOLE = re.compile(r"andn\s|bextr|bls[imr]|bzhi|mulx|pdep|pext[lq]?\s|rorx|s[ah][lr]x|lzcnt|popcnt|movbe|adcx|adox")
 AVX512 = re.compile(r"%zmm|%[xy]mm(1[6-9]|2\d|3[01])\b|%k[0-7]\b")
 
 
@@ -197,8 +209,15 @@ def test_a_leak_is_noticed(tmp_path, compiler, flags, words):
 # ---- The check can fail. ----
 
 SABOTAGE = {
-    "contraction": ("internal.h", '"fp-contract=off", ', "", ["-march=x86-64-v3"], "vfn?m"),
-    "roots with errno": ("internal.h", "float sqrtf(float) __attribute__((const));", "", [], "divide and take roots"),
+    "contraction": ("compiler.h", '"fp-contract=off", ', "", ["-march=x86-64-v3"], "vfn?m"),
+    "roots with errno": ("compiler.h", "float sqrtf(float) __attribute__((const));", "", [], "divide and take roots"),
+    "halves one by one": (
+        "storage/f16.h",
+        "    const uint32_t finite = fastopt_bits_of(",
+        '    __asm__ volatile("");\n    const uint32_t finite = fastopt_bits_of(',
+        [],
+        "unpack_f16_f32_avx2: no loop in %ymm",
+    ),
     "a loop that cannot vectorize": (
         "rules/sgd.h",
         "const real bi = c.momentum * b[i] + c.rest * gi;",

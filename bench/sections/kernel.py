@@ -29,18 +29,32 @@ decay. All give the reference's bits."""
 
 LOOP_ALONE = """
 #include "internal.h"
-#define FASTOPT_SET alone
-#define FASTOPT_TARGET
-#include "instantiate.h"
+
+/* What rules.c and loops.h define for a rule's file. */
+#define FASTOPT_IN_DOUBLE(name) double name;
+#define FASTOPT_IN_REAL(name) float name;
+#define FASTOPT_ROUND(name) rounded.name = (float)exact.name;
+#define T(name) alone_##name
+#define LOOP static inline __attribute__((always_inline)) void
+#define ENTRY static void
+#define real float
+#define real_sqrt sqrtf
+#define FASTOPT_COEFFICIENTS
+#define FASTOPT_LOOPS
+#include "rules/adam.h"
+
 int adam_alone(size_t n, float *p, const float *g, float *m, float *v, double step, double lr)
 {
-    const struct hyper_adam hyper = {
+    const struct adam_hypers hyper = {
         .step = step, .lr = lr, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.0, .grad_scale = 1.0};
-    void *const state[FASTOPT_MAX_STATES] = {m, v, NULL};
-    double coefficients[sizeof(((fastopt_plan *)0)->coefficients) / sizeof(double)];
-    const int error = entries_f32_alone[RULE_adam].prepare(&hyper, 0, state, coefficients);
+    const struct adam_states state = {m, v, NULL};
+    struct adam_coefficients exact;
+    alone_adam_coefficients rounded;
+    const int error = adam_prepare(&hyper, &state, 0, &exact);
+
+    ADAM_COEFFICIENTS(FASTOPT_ROUND)
     if (!error)
-        entries_f32_alone[RULE_adam].run(n, p, g, state, coefficients, 0);
+        alone_adam(n, p, g, (void *const *)&state, &rounded, 0);
     return error;
 }
 """

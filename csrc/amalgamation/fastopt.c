@@ -6,6 +6,16 @@
 #include "../threads.c" /* first: it says which POSIX it needs */
 #define FASTOPT_H 1 /* fastopt.h is in it: a file may include both */
 
-/* fastopt.c */
+/* rules.c */
 
-#include "../driver.c"
+#include "../table.c"
+
+#include "../dispatch.c"
+
+#include "../row.c"
+
+#include "../staging.c"
+
+#include "../norm.c"
+
+#include "../step.c"

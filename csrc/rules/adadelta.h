@@ -11,25 +11,35 @@
  *
  * The two roots are taken as one, of the quotient: square roots bound this loop.
  */
-typedef struct {
-    real scale, decay, rho, rest, eps, lr;
-} T(adadelta_coefficients);
+#define ADADELTA_COEFFICIENTS(X) X(scale) X(decay) X(rho) X(rest) X(eps) X(lr)
 
-static int T(adadelta_prepare)(const void *hyper, unsigned options, void *const *state,
-                               void *coefficients)
+#ifdef FASTOPT_COEFFICIENTS
+
+struct adadelta_coefficients {
+    ADADELTA_COEFFICIENTS(FASTOPT_IN_DOUBLE)
+};
+
+static inline int adadelta_prepare(const struct adadelta_hypers *h, const struct adadelta_states *s, unsigned options,
+                                   struct adadelta_coefficients *c)
 {
-    const struct hyper_adadelta *h = hyper;
-    T(adadelta_coefficients) *c = coefficients;
-
-    (void)state;
-    c->scale = (real)fastopt_signed_scale(h->grad_scale, options);
-    c->decay = (real)h->weight_decay;
-    c->rho = (real)h->rho;
-    c->rest = (real)(1.0 - h->rho);
-    c->eps = (real)h->eps;
-    c->lr = (real)h->lr;
+    (void)s;
+    (void)options;
+    c->scale = h->grad_scale;
+    c->decay = h->weight_decay;
+    c->rho = h->rho;
+    c->rest = 1.0 - h->rho;
+    c->eps = h->eps;
+    c->lr = h->lr;
     return FASTOPT_OK;
 }
+
+#endif
+
+#ifdef FASTOPT_LOOPS
+
+typedef struct {
+    ADADELTA_COEFFICIENTS(FASTOPT_IN_REAL)
+} T(adadelta_coefficients);
 
 LOOP T(adadelta_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict square_avg,
                       real *restrict acc_delta, T(adadelta_coefficients) c)
@@ -44,9 +54,12 @@ LOOP T(adadelta_loop)(size_t n, real *restrict p, const real *restrict g, real *
     }
 }
 
-ENTRY T(adadelta)(size_t n, void *p, const void *g, void *const *state, const void *coefficients,
-                  unsigned options)
+ENTRY T(adadelta)(size_t n, void *p, const void *g, void *const *state, const void *coefficients, unsigned options)
 {
+    const struct adadelta_states *s = (const struct adadelta_states *)state;
+
     (void)options;
-    T(adadelta_loop)(n, p, g, state[0], state[1], *(const T(adadelta_coefficients) *)coefficients);
+    T(adadelta_loop)(n, p, g, s->square_avg, s->acc_delta, *(const T(adadelta_coefficients) *)coefficients);
 }
+
+#endif

@@ -10,25 +10,35 @@
  * Where epsilon stands is a matter of coefficients: sqrt(sum + inner) + outer with one of the two zero, which
  * adds exactly nothing.
  */
-typedef struct {
-    real scale, decay, lr, inner, outer;
-} T(adagrad_coefficients);
+#define ADAGRAD_COEFFICIENTS(X) X(scale) X(decay) X(lr) X(inner) X(outer)
 
-static int T(adagrad_prepare)(const void *hyper, unsigned options, void *const *state,
-                              void *coefficients)
+#ifdef FASTOPT_COEFFICIENTS
+
+struct adagrad_coefficients {
+    ADAGRAD_COEFFICIENTS(FASTOPT_IN_DOUBLE)
+};
+
+static inline int adagrad_prepare(const struct adagrad_hypers *h, const struct adagrad_states *s, unsigned options,
+                                  struct adagrad_coefficients *c)
 {
-    const struct hyper_adagrad *h = hyper;
-    T(adagrad_coefficients) *c = coefficients;
     const int inside = (options & FASTOPT_EPS_INSIDE_SQRT) != 0;
 
-    (void)state;
-    c->scale = (real)fastopt_signed_scale(h->grad_scale, options);
-    c->decay = (real)h->weight_decay;
-    c->lr = (real)(h->lr / (1.0 + (h->step - 1.0) * h->lr_decay));
-    c->inner = inside ? (real)h->eps : (real)0.0;
-    c->outer = inside ? (real)0.0 : (real)h->eps;
+    (void)s;
+    c->scale = h->grad_scale;
+    c->decay = h->weight_decay;
+    c->lr = h->lr / (1.0 + (h->step - 1.0) * h->lr_decay);
+    c->inner = inside ? h->eps : 0.0;
+    c->outer = inside ? 0.0 : h->eps;
     return FASTOPT_OK;
 }
+
+#endif
+
+#ifdef FASTOPT_LOOPS
+
+typedef struct {
+    ADAGRAD_COEFFICIENTS(FASTOPT_IN_REAL)
+} T(adagrad_coefficients);
 
 LOOP T(adagrad_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict sum,
                      T(adagrad_coefficients) c)
@@ -41,9 +51,12 @@ LOOP T(adagrad_loop)(size_t n, real *restrict p, const real *restrict g, real *r
     }
 }
 
-ENTRY T(adagrad)(size_t n, void *p, const void *g, void *const *state, const void *coefficients,
-                 unsigned options)
+ENTRY T(adagrad)(size_t n, void *p, const void *g, void *const *state, const void *coefficients, unsigned options)
 {
+    const struct adagrad_states *s = (const struct adagrad_states *)state;
+
     (void)options;
-    T(adagrad_loop)(n, p, g, state[0], *(const T(adagrad_coefficients) *)coefficients);
+    T(adagrad_loop)(n, p, g, s->sum, *(const T(adagrad_coefficients) *)coefficients);
 }
+
+#endif

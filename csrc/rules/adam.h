@@ -13,29 +13,41 @@
  * Both bias corrections are coefficients, so an element costs one root and one division. The loop also
  * serves AdamW (adamw.h), whose decoupled decay is the coefficient keep of p; here keep = 1.
  */
-typedef struct {
-    real scale, decay, keep, beta1, rest1, beta2, rest2, step_size, root, eps;
-} T(adam_coefficients);
+#define ADAM_COEFFICIENTS(X) X(scale) X(decay) X(keep) X(beta1) X(rest1) X(beta2) X(rest2) X(step_size) X(root) X(eps)
 
-static int T(adam_prepare)(const void *hyper, unsigned options, void *const *state, void *coefficients)
+#ifdef FASTOPT_COEFFICIENTS
+
+struct adam_coefficients {
+    ADAM_COEFFICIENTS(FASTOPT_IN_DOUBLE)
+};
+
+static inline int adam_prepare(const struct adam_hypers *h, const struct adam_states *s, unsigned options,
+                               struct adam_coefficients *c)
 {
-    const struct hyper_adam *h = hyper;
-    T(adam_coefficients) *c = coefficients;
     const fastopt_pair rest = fastopt_one_minus_powers(h->beta1, h->beta2, h->step);
 
-    (void)state;
-    c->scale = (real)fastopt_signed_scale(h->grad_scale, options);
-    c->decay = (real)h->weight_decay;
-    c->keep = (real)1.0;
-    c->beta1 = (real)h->beta1;
-    c->rest1 = (real)(1.0 - h->beta1);
-    c->beta2 = (real)h->beta2;
-    c->rest2 = (real)(1.0 - h->beta2);
-    c->step_size = (real)(h->lr / rest[0]);
-    c->root = (real)(1.0 / sqrt(rest[1]));
-    c->eps = (real)h->eps;
+    (void)s;
+    (void)options;
+    c->scale = h->grad_scale;
+    c->decay = h->weight_decay;
+    c->keep = 1.0;
+    c->beta1 = h->beta1;
+    c->rest1 = 1.0 - h->beta1;
+    c->beta2 = h->beta2;
+    c->rest2 = 1.0 - h->beta2;
+    c->step_size = h->lr / rest[0];
+    c->root = 1.0 / sqrt(rest[1]);
+    c->eps = h->eps;
     return FASTOPT_OK;
 }
+
+#endif
+
+#ifdef FASTOPT_LOOPS
+
+typedef struct {
+    ADAM_COEFFICIENTS(FASTOPT_IN_REAL)
+} T(adam_coefficients);
 
 LOOP T(adam_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict m,
                   real *restrict v, real *restrict w, T(adam_coefficients) c, int amsgrad)
@@ -55,14 +67,16 @@ LOOP T(adam_loop)(size_t n, real *restrict p, const real *restrict g, real *rest
     }
 }
 
-ENTRY T(adam)(size_t n, void *p, const void *g, void *const *state, const void *coefficients,
-              unsigned options)
+ENTRY T(adam)(size_t n, void *p, const void *g, void *const *state, const void *coefficients, unsigned options)
 {
     const T(adam_coefficients) c = *(const T(adam_coefficients) *)coefficients;
+    const struct adam_states *s = (const struct adam_states *)state;
 
     (void)options;
-    if (state[2])
-        T(adam_loop)(n, p, g, state[0], state[1], state[2], c, 1);
+    if (s->max_exp_avg_sq)
+        T(adam_loop)(n, p, g, s->exp_avg, s->exp_avg_sq, s->max_exp_avg_sq, c, 1);
     else
-        T(adam_loop)(n, p, g, state[0], state[1], NULL, c, 0);
+        T(adam_loop)(n, p, g, s->exp_avg, s->exp_avg_sq, NULL, c, 0);
 }
+
+#endif

@@ -5,22 +5,39 @@
  *
  *     p = (1 - lr*weight_decay)*p,   then Adam with g = s*g
  *
- * It is Adam's loop (adam.h), whose hyperparameters are the same, with other coefficients.
+ * It is Adam's loop (adam.h), whose coefficients, states and hyperparameters are the same by name and place, with other values.
  */
-static int T(adamw_prepare)(const void *hyper, unsigned options, void *const *state,
-                            void *coefficients)
-{
-    const struct hyper_adamw *h = hyper;
-    T(adam_coefficients) *c = coefficients;
 
-    T(adam_prepare)(hyper, options, state, coefficients);
-    c->decay = (real)0.0;
-    c->keep = (real)(1.0 - h->lr * h->weight_decay);
+#define ADAMW_COEFFICIENTS(X) ADAM_COEFFICIENTS(X)
+
+#ifdef FASTOPT_COEFFICIENTS
+
+struct adamw_coefficients {
+    ADAMW_COEFFICIENTS(FASTOPT_IN_DOUBLE)
+};
+
+_Static_assert(sizeof(struct adamw_hypers) == sizeof(struct adam_hypers) &&
+                   offsetof(struct adamw_hypers, weight_decay) == offsetof(struct adam_hypers, weight_decay) &&
+                   offsetof(struct adamw_states, max_exp_avg_sq) == offsetof(struct adam_states, max_exp_avg_sq),
+               "adam and adamw have the same hyperparameters and states");
+
+static inline int adamw_prepare(const struct adamw_hypers *h, const struct adamw_states *s, unsigned options,
+                                struct adamw_coefficients *c)
+{
+    (void)s;
+    adam_prepare((const struct adam_hypers *)h, NULL, options, (struct adam_coefficients *)c);
+    c->decay = 0.0;
+    c->keep = 1.0 - h->lr * h->weight_decay;
     return FASTOPT_OK;
 }
 
-ENTRY T(adamw)(size_t n, void *p, const void *g, void *const *state, const void *coefficients,
-               unsigned options)
+#endif
+
+#ifdef FASTOPT_LOOPS
+
+ENTRY T(adamw)(size_t n, void *p, const void *g, void *const *state, const void *coefficients, unsigned options)
 {
     T(adam)(n, p, g, state, coefficients, options);
 }
+
+#endif

@@ -8,23 +8,33 @@
  *     v = momentum*v + lr*g
  *     p = p - v
  */
-typedef struct {
-    real scale, decay, momentum, lr;
-} T(momentum_coefficients);
+#define MOMENTUM_COEFFICIENTS(X) X(scale) X(decay) X(momentum) X(lr)
 
-static int T(momentum_prepare)(const void *hyper, unsigned options, void *const *state,
-                               void *coefficients)
+#ifdef FASTOPT_COEFFICIENTS
+
+struct momentum_coefficients {
+    MOMENTUM_COEFFICIENTS(FASTOPT_IN_DOUBLE)
+};
+
+static inline int momentum_prepare(const struct momentum_hypers *h, const struct momentum_states *s, unsigned options,
+                                   struct momentum_coefficients *c)
 {
-    const struct hyper_momentum *h = hyper;
-    T(momentum_coefficients) *c = coefficients;
-
-    (void)state;
-    c->scale = (real)fastopt_signed_scale(h->grad_scale, options);
-    c->decay = (real)h->weight_decay;
-    c->momentum = (real)h->momentum;
-    c->lr = (real)h->lr;
+    (void)s;
+    (void)options;
+    c->scale = h->grad_scale;
+    c->decay = h->weight_decay;
+    c->momentum = h->momentum;
+    c->lr = h->lr;
     return FASTOPT_OK;
 }
+
+#endif
+
+#ifdef FASTOPT_LOOPS
+
+typedef struct {
+    MOMENTUM_COEFFICIENTS(FASTOPT_IN_REAL)
+} T(momentum_coefficients);
 
 LOOP T(momentum_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict v,
                       T(momentum_coefficients) c)
@@ -37,9 +47,12 @@ LOOP T(momentum_loop)(size_t n, real *restrict p, const real *restrict g, real *
     }
 }
 
-ENTRY T(momentum)(size_t n, void *p, const void *g, void *const *state, const void *coefficients,
-                  unsigned options)
+ENTRY T(momentum)(size_t n, void *p, const void *g, void *const *state, const void *coefficients, unsigned options)
 {
+    const struct momentum_states *s = (const struct momentum_states *)state;
+
     (void)options;
-    T(momentum_loop)(n, p, g, state[0], *(const T(momentum_coefficients) *)coefficients);
+    T(momentum_loop)(n, p, g, s->momentum_buffer, *(const T(momentum_coefficients) *)coefficients);
 }
+
+#endif

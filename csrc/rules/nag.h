@@ -13,16 +13,37 @@
  * and after the step, with v' the new velocity:
  *
  *     q' = p' - momentum*v' = q + momentum*v - v' - momentum*v' = q - (momentum*v' + lr*g)
- *
- * The coefficients are those of classical momentum (momentum.h), whose hyperparameters are the same.
  */
-static int T(nag_prepare)(const void *hyper, unsigned options, void *const *state, void *coefficients)
+#define NAG_COEFFICIENTS(X) X(scale) X(decay) X(momentum) X(lr)
+
+#ifdef FASTOPT_COEFFICIENTS
+
+struct nag_coefficients {
+    NAG_COEFFICIENTS(FASTOPT_IN_DOUBLE)
+};
+
+static inline int nag_prepare(const struct nag_hypers *h, const struct nag_states *s, unsigned options,
+                              struct nag_coefficients *c)
 {
-    return T(momentum_prepare)(hyper, options, state, coefficients);
+    (void)s;
+    (void)options;
+    c->scale = h->grad_scale;
+    c->decay = h->weight_decay;
+    c->momentum = h->momentum;
+    c->lr = h->lr;
+    return FASTOPT_OK;
 }
 
+#endif
+
+#ifdef FASTOPT_LOOPS
+
+typedef struct {
+    NAG_COEFFICIENTS(FASTOPT_IN_REAL)
+} T(nag_coefficients);
+
 LOOP T(nag_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict v,
-                 T(momentum_coefficients) c, int at_lookahead)
+                 T(nag_coefficients) c, int at_lookahead)
 {
     for (size_t i = 0; i < n; i++) {
         const real q = at_lookahead ? p[i] : p[i] - c.momentum * v[i];
@@ -33,13 +54,15 @@ LOOP T(nag_loop)(size_t n, real *restrict p, const real *restrict g, real *restr
     }
 }
 
-ENTRY T(nag)(size_t n, void *p, const void *g, void *const *state, const void *coefficients,
-             unsigned options)
+ENTRY T(nag)(size_t n, void *p, const void *g, void *const *state, const void *coefficients, unsigned options)
 {
-    const T(momentum_coefficients) c = *(const T(momentum_coefficients) *)coefficients;
+    const T(nag_coefficients) c = *(const T(nag_coefficients) *)coefficients;
+    const struct nag_states *s = (const struct nag_states *)state;
 
     if (options & FASTOPT_AT_LOOKAHEAD)
-        T(nag_loop)(n, p, g, state[0], c, 1);
+        T(nag_loop)(n, p, g, s->momentum_buffer, c, 1);
     else
-        T(nag_loop)(n, p, g, state[0], c, 0);
+        T(nag_loop)(n, p, g, s->momentum_buffer, c, 0);
 }
+
+#endif

@@ -14,29 +14,38 @@
  * comparison is written so that a NaN passes: a model gone wrong is seen. Epsilon stands outside or inside
  * the root by the coefficients inner and outer, one of them zero, as in Adagrad.
  */
-typedef struct {
-    real scale, decay, alpha, rest, inner, outer, momentum, lr;
-} T(rmsprop_coefficients);
+#define RMSPROP_COEFFICIENTS(X) X(scale) X(decay) X(alpha) X(rest) X(inner) X(outer) X(momentum) X(lr)
 
-static int T(rmsprop_prepare)(const void *hyper, unsigned options, void *const *state,
-                              void *coefficients)
+#ifdef FASTOPT_COEFFICIENTS
+
+struct rmsprop_coefficients {
+    RMSPROP_COEFFICIENTS(FASTOPT_IN_DOUBLE)
+};
+
+static inline int rmsprop_prepare(const struct rmsprop_hypers *h, const struct rmsprop_states *s, unsigned options,
+                                  struct rmsprop_coefficients *c)
 {
-    const struct hyper_rmsprop *h = hyper;
-    T(rmsprop_coefficients) *c = coefficients;
     const int inside = (options & FASTOPT_EPS_INSIDE_SQRT) != 0;
 
-    if (h->momentum != 0.0 && !state[1])
-        return FASTOPT_ERR_BUFFER;
-    c->scale = (real)fastopt_signed_scale(h->grad_scale, options);
-    c->decay = (real)h->weight_decay;
-    c->alpha = (real)h->alpha;
-    c->rest = (real)(1.0 - h->alpha);
-    c->inner = inside ? (real)h->eps : (real)0.0;
-    c->outer = inside ? (real)0.0 : (real)h->eps;
-    c->momentum = (real)h->momentum;
-    c->lr = (real)h->lr;
+    (void)s;
+    c->scale = h->grad_scale;
+    c->decay = h->weight_decay;
+    c->alpha = h->alpha;
+    c->rest = 1.0 - h->alpha;
+    c->inner = inside ? h->eps : 0.0;
+    c->outer = inside ? 0.0 : h->eps;
+    c->momentum = h->momentum;
+    c->lr = h->lr;
     return FASTOPT_OK;
 }
+
+#endif
+
+#ifdef FASTOPT_LOOPS
+
+typedef struct {
+    RMSPROP_COEFFICIENTS(FASTOPT_IN_REAL)
+} T(rmsprop_coefficients);
 
 LOOP T(rmsprop_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict v,
                      real *restrict b, real *restrict m, T(rmsprop_coefficients) c, int with_momentum,
@@ -64,11 +73,11 @@ LOOP T(rmsprop_loop)(size_t n, real *restrict p, const real *restrict g, real *r
     }
 }
 
-ENTRY T(rmsprop)(size_t n, void *p, const void *g, void *const *state, const void *coefficients,
-                 unsigned options)
+ENTRY T(rmsprop)(size_t n, void *p, const void *g, void *const *state, const void *coefficients, unsigned options)
 {
     const T(rmsprop_coefficients) c = *(const T(rmsprop_coefficients) *)coefficients;
-    real *v = state[0], *b = state[1], *m = state[2];
+    const struct rmsprop_states *s = (const struct rmsprop_states *)state;
+    real *v = s->square_avg, *b = s->momentum_buffer, *m = s->grad_avg;
 
     (void)options;
     if (b && m)
@@ -80,3 +89,5 @@ ENTRY T(rmsprop)(size_t n, void *p, const void *g, void *const *state, const voi
     else
         T(rmsprop_loop)(n, p, g, v, NULL, NULL, c, 0, 0);
 }
+
+#endif

@@ -8,28 +8,38 @@
  *     b = momentum*b + (1 - dampening)*g          (at step 1: b = g)
  *     p = p - lr*b        plain: p - lr*g         Nesterov: p - lr*(g + momentum*b)
  */
-typedef struct {
-    real scale, decay, momentum, rest, lr, momentum_ahead;
-} T(sgd_coefficients);
+#define SGD_COEFFICIENTS(X) X(scale) X(decay) X(momentum) X(rest) X(lr) X(momentum_ahead)
 
-static int T(sgd_prepare)(const void *hyper, unsigned options, void *const *state, void *coefficients)
+#ifdef FASTOPT_COEFFICIENTS
+
+struct sgd_coefficients {
+    SGD_COEFFICIENTS(FASTOPT_IN_DOUBLE)
+};
+
+static inline int sgd_prepare(const struct sgd_hypers *h, const struct sgd_states *s, unsigned options,
+                              struct sgd_coefficients *c)
 {
-    const struct hyper_sgd *h = hyper;
-    T(sgd_coefficients) *c = coefficients;
     const int first = h->step == 1.0;
 
-    if (h->momentum != 0.0 && !state[0])
-        return FASTOPT_ERR_BUFFER;
+    (void)s;
     if ((options & FASTOPT_NESTEROV) && (h->momentum == 0.0 || h->dampening != 0.0))
         return FASTOPT_ERR_OPTION;
-    c->scale = (real)fastopt_signed_scale(h->grad_scale, options);
-    c->decay = (real)h->weight_decay;
-    c->momentum = first ? (real)0.0 : (real)h->momentum;
-    c->rest = first ? (real)1.0 : (real)(1.0 - h->dampening);
-    c->lr = (real)h->lr;
-    c->momentum_ahead = (real)h->momentum;
+    c->scale = h->grad_scale;
+    c->decay = h->weight_decay;
+    c->momentum = first ? 0.0 : h->momentum;
+    c->rest = first ? 1.0 : 1.0 - h->dampening;
+    c->lr = h->lr;
+    c->momentum_ahead = h->momentum;
     return FASTOPT_OK;
 }
+
+#endif
+
+#ifdef FASTOPT_LOOPS
+
+typedef struct {
+    SGD_COEFFICIENTS(FASTOPT_IN_REAL)
+} T(sgd_coefficients);
 
 LOOP T(sgd_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict b,
                  T(sgd_coefficients) c, int with_momentum, int nesterov)
@@ -46,15 +56,17 @@ LOOP T(sgd_loop)(size_t n, real *restrict p, const real *restrict g, real *restr
     }
 }
 
-ENTRY T(sgd)(size_t n, void *p, const void *g, void *const *state, const void *coefficients,
-             unsigned options)
+ENTRY T(sgd)(size_t n, void *p, const void *g, void *const *state, const void *coefficients, unsigned options)
 {
     const T(sgd_coefficients) c = *(const T(sgd_coefficients) *)coefficients;
+    const struct sgd_states *s = (const struct sgd_states *)state;
 
-    if (!state[0])
+    if (!s->momentum_buffer)
         T(sgd_loop)(n, p, g, NULL, c, 0, 0);
     else if (options & FASTOPT_NESTEROV)
-        T(sgd_loop)(n, p, g, state[0], c, 1, 1);
+        T(sgd_loop)(n, p, g, s->momentum_buffer, c, 1, 1);
     else
-        T(sgd_loop)(n, p, g, state[0], c, 1, 0);
+        T(sgd_loop)(n, p, g, s->momentum_buffer, c, 1, 0);
 }
+
+#endif

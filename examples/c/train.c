@@ -12,17 +12,18 @@ int main(void)
 {
     float p[N] = {0}, g[N] = {0}, exp_avg[N] = {0}, exp_avg_sq[N] = {0};
     fastopt_tensor tensors[] = {
-        {.n = FIRST, .p = p, .g = g, .state = {exp_avg, exp_avg_sq}},
-        {.n = N - FIRST, .p = p + FIRST, .g = g + FIRST, .state = {exp_avg + FIRST, exp_avg_sq + FIRST}},
+        {.size = sizeof *tensors, .n = FIRST, .p = p, .g = g, .state = {exp_avg, exp_avg_sq}},
+        {.size = sizeof *tensors, .n = N - FIRST, .p = p + FIRST, .g = g + FIRST,
+         .state = {exp_avg + FIRST, exp_avg_sq + FIRST}},
     };
-    fastopt_group group = {
-        .rule = fastopt_find_rule("adam"),
-        .dtype = FASTOPT_F32,
-        .hyper = {1, 0.1, 0.9, 0.999, 1e-8, 0, 1}, /* step, lr, beta1, beta2, eps, weight_decay, grad_scale */
-        .count = 2,
-        .tensors = tensors,
-    };
-    fastopt_model model = {.count = 1, .groups = &group, .grad_scale = 1};
+    fastopt_group group;
+    fastopt_model model;
+
+    fastopt_group_init(&group, sizeof group, "adam", FASTOPT_F32); /* with the defaults of the table, */
+    fastopt_set(&group, "lr", 0.1);                                /* but for this */
+    group.tensors = tensors, group.count = 2;
+    fastopt_model_init(&model, sizeof model);
+    model.groups = &group, model.count = 1;
 
     for (int step = 1; step <= STEPS; step++) {
         float loss = 0;
@@ -34,10 +35,11 @@ int main(void)
         }
         if (step == 1 || step % 50 == 0)
             printf("step %d: loss %.3g\n", step, (double)loss);
-        group.hyper[0] = step;
-        const int status = fastopt_step(&model);
-        if (status) {
-            fprintf(stderr, "fastopt: %s\n", fastopt_strerror(status));
+        group.hyper[FASTOPT_ADAM_STEP] = step;
+        if (fastopt_step(&model) != FASTOPT_OK) {
+            char sentence[200];
+            fastopt_describe(&model.error, sentence, sizeof sentence);
+            fprintf(stderr, "fastopt: %s\n", sentence);
             return 1;
         }
     }

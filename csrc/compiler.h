@@ -1,0 +1,83 @@
+/*
+ * compiler.h - what the core needs of the compiler: the flags that the same bits and vectors depend on.
+ */
+#ifndef FASTOPT_COMPILER_H
+#define FASTOPT_COMPILER_H
+
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "fastopt promises the same bits everywhere: compile it without -ffast-math and -ffinite-math-only"
+#endif
+#if defined(__s390__) && defined(__GNUC__) && !defined(__clang__) && FLT_EVAL_METHOD == 1
+#define FASTOPT_EXCESS_PRECISION /* GCC under -std=c11: float in double, though the machine has both; see below */
+#elif defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16 /* 16: _Float16 alone differs */
+#error "fastopt needs float arithmetic in float (on 32-bit x86: -msse2 -mfpmath=sse)"
+#endif
+
+/*
+ * Embedders choose the flags, so what the loops rely on is set here. GCC contracts a*b + c to a fused
+ * multiply-add unless told not to, and ignores the standard's pragma; a conditional vectorizes only when no
+ * floating-point exception can trap, a square root only when it need not set errno. The last cannot be had by
+ * pragma (the built-in's attributes are fixed before it is read); declaring the roots const does it.
+ */
+#if defined(__clang__)
+#pragma clang fp contract(off) reassociate(off)
+#elif defined(__GNUC__)
+#pragma GCC optimize("O3", "fp-contract=off", "no-trapping-math", "no-math-errno")
+#pragma GCC optimize("no-unsafe-math-optimizations", "no-associative-math", "no-reciprocal-math")
+#pragma GCC optimize("signed-zeros")
+#ifdef FASTOPT_EXCESS_PRECISION
+#pragma GCC optimize("excess-precision=fast") /* leaves FLT_EVAL_METHOD as it was, so the effect is looked at */
+__extension__ _Static_assert(1.0f + FLT_EPSILON / 4 == 1.0f, "fastopt needs float arithmetic in float");
+#endif
+#endif
+#if defined(__GNUC__)
+float sqrtf(float) __attribute__((const));
+double sqrt(double) __attribute__((const));
+#endif
+
+/*
+ * What the files of the core call in each other, hidden from everyone else (static where they are one file), and how data
+ * that one of them has is declared in the others.
+ */
+#ifdef FASTOPT_INTERNAL
+#define FASTOPT_INTERNAL_DATA FASTOPT_INTERNAL
+#else
+#if defined(__GNUC__)
+#define FASTOPT_INTERNAL __attribute__((visibility("hidden")))
+#else
+#define FASTOPT_INTERNAL
+#endif
+#define FASTOPT_INTERNAL_DATA FASTOPT_INTERNAL extern
+#endif
+
+/* The bits of a float, and the float of some bits. */
+static inline uint32_t fastopt_bits_of(float x)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static inline float fastopt_float_of(uint32_t bits)
+{
+    float x;
+
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* All ones or zeros: a choice that is no branch, so that a loop with it vectorizes. */
+static inline uint32_t fastopt_mask(int condition)
+{
+    return (uint32_t)-condition;
+}
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+#endif /* FASTOPT_COMPILER_H */

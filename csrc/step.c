@@ -1,0 +1,383 @@
+/*
+ * step.c - one step of a model: its checks, its coefficients, and the passes over its tensors.
+ */
+#include "one.h"
+
+/* ---- Checks. ---- */
+
+static int fail(fastopt_model *model, int code, size_t group, ptrdiff_t tensor, const char *name, const char *takes)
+{
+    return fastopt_fail(model, code, (ptrdiff_t)group, tensor, name, 0.0, takes);
+}
+
+static int fail_model(fastopt_model *model, const char *name, double value, const char *takes)
+{
+    return fastopt_fail(model, FASTOPT_ERR_MODEL, -1, -1, name, value, takes);
+}
+
+static int check_model(fastopt_model *model)
+{
+    if (model->extras & ~(unsigned)(FASTOPT_CLIP_NORM | FASTOPT_SKIP_NONFINITE | FASTOPT_ZERO_GRAD))
+        return fail_model(model, "extras", model->extras, "an OR of its values");
+    if (!(model->grad_scale >= -DBL_MAX && model->grad_scale <= DBL_MAX))
+        return fail_model(model, "grad_scale", model->grad_scale, "a finite number");
+    if ((model->extras & FASTOPT_CLIP_NORM) && !(model->max_norm >= 0.0))
+        return fail_model(model, "max_norm", model->max_norm, "a number >= 0");
+    return FASTOPT_OK;
+}
+
+/* The tensor whose buffers say which ones the group has: the first that has elements, or NULL. */
+static const fastopt_tensor *pattern_of(const fastopt_group *group)
+{
+    for (size_t i = 0; i < group->count; i++)
+        if (group->tensors[i].n)
+            return &group->tensors[i];
+    return NULL;
+}
+
+/* A bit for each state buffer that a tensor has. */
+static unsigned states_of(const fastopt_tensor *tensor)
+{
+    unsigned states = 0;
+
+    for (int j = 0; j < FASTOPT_MAX_STATES; j++)
+        states |= (unsigned)(tensor->state[j] != NULL) << j;
+    return states;
+}
+
+/* A bit for each state buffer that the rule needs with these hyperparameters. */
+static unsigned needed_states(const fastopt_group *group)
+{
+    const fastopt_rule_row *row = &fastopt_rules[group->rule];
+    unsigned needed = (1u << row->info.required_states) - 1;
+
+    for (int j = row->info.required_states; j < row->info.state_count; j++)
+        if (row->needed_by[j] >= 0 && group->hyper[row->needed_by[j]] != 0.0)
+            needed |= 1u << j;
+    return needed;
+}
+
+/* Says which state buffer of a tensor is wrong, where the group's tensors have `pattern` and the rule needs `needed`. */
+static int fail_states(fastopt_model *model, size_t k, size_t i, unsigned pattern, unsigned needed)
+{
+    const fastopt_rule_info *info = &fastopt_rules[model->groups[k].rule].info;
+    const unsigned states = states_of(&model->groups[k].tensors[i]);
+
+    for (int j = 0; j < info->state_count; j++) {
+        if ((needed & ~states) >> j & 1)
+            return fail(model, FASTOPT_ERR_BUFFER, k, (ptrdiff_t)i, info->states[j].name, "a buffer, not NULL");
+        if ((pattern ^ states) >> j & 1)
+            return fail(model, FASTOPT_ERR_BUFFER, k, (ptrdiff_t)i, info->states[j].name,
+                        "there in all tensors of the group, or in none");
+    }
+    return fail(model, FASTOPT_ERR_UNUSED, k, (ptrdiff_t)i, "state", "NULL past the rule's last state");
+}
+
+/* All tensors must have the state buffers that the first one with elements, `pattern`, has: `states`. */
+static int check_tensors(fastopt_model *model, size_t k, const fastopt_tensor *pattern, unsigned states)
+{
+    const fastopt_group *group = &model->groups[k];
+    const unsigned needed = needed_states(group);
+    const int wrong = (needed & ~states) || states >> fastopt_rules[group->rule].info.state_count;
+
+    for (size_t i = 0; i < group->count; i++) {
+        const fastopt_tensor *tensor = &group->tensors[i];
+        int error;
+
+        if (!tensor->n)
+            continue;
+        if (!tensor->p)
+            return fail(model, FASTOPT_ERR_BUFFER, k, (ptrdiff_t)i, "p", "a buffer, not NULL");
+        if (wrong || (tensor != pattern && states_of(tensor) != states))
+            return fail_states(model, k, i, states, needed);
+        if (!tensor->layout)
+            continue;
+        error = fastopt_check_layout(group, tensor, 0, (model->extras & FASTOPT_ZERO_GRAD) != 0);
+        if (error)
+            return fail(model, error, k, (ptrdiff_t)i, "layout", NULL);
+    }
+    return FASTOPT_OK;
+}
+
+static int fail_option(fastopt_model *model, size_t k, unsigned options)
+{
+    const fastopt_rule_row *row = &fastopt_rules[model->groups[k].rule];
+
+    for (int i = 0; i < row->info.option_count; i++)
+        if (row->needs[i] && (options & row->info.options[i].bit))
+            return fail(model, FASTOPT_ERR_OPTION, k, -1, row->info.options[i].name, row->needs[i]);
+    return fail(model, FASTOPT_ERR_OPTION, k, -1, "options", NULL);
+}
+
+static int check_group(fastopt_model *model, size_t k)
+{
+    const fastopt_group *group = &model->groups[k];
+    const fastopt_rule_row *row;
+    int bad, used = 0;
+
+    if (group->rule < 0 || group->rule >= RULE_COUNT)
+        return fail(model, FASTOPT_ERR_RULE, k, -1, "rule", "the index of a rule");
+    row = &fastopt_rules[group->rule];
+    if (group->options & ~row->option_mask)
+        return fail(model, FASTOPT_ERR_OPTION, k, -1, "options", NULL);
+    bad = find_bad_hyper(group->rule, group->type, group->hyper);
+    if (bad >= 0) {
+        const fastopt_hyper_info *info = &row->info.hypers[bad];
+        return fastopt_fail(model, FASTOPT_ERR_HYPER - bad, (ptrdiff_t)k, -1, info->name, group->hyper[bad], info->takes);
+    }
+    for (int i = row->info.hyper_count; i < FASTOPT_MAX_HYPERS; i++)
+        used |= group->hyper[i] != 0.0;
+    return used ? fail(model, FASTOPT_ERR_UNUSED, k, -1, "hyper", "0 past the rule's last hyperparameter") : FASTOPT_OK;
+}
+
+/* ---- Coefficients. ---- */
+
+static void *const no_states[FASTOPT_MAX_STATES];
+
+/* How many buffers a tensor has whose states are these bits, with parameters and gradients. */
+static const unsigned char buffers_of[1 << FASTOPT_MAX_STATES] = {2, 3, 3, 4, 3, 4, 4, 5, 3, 4, 4, 5, 4, 5, 5, 6};
+
+/*
+ * Stores in the group's plan the loop to run and the coefficients for gradients scaled by `factor` on top of the group's own
+ * grad_scale. What float cannot hold of that factor the gradients are multiplied by in double before.
+ */
+static int plan_group(const fastopt_loop_set *set, fastopt_group *group, const fastopt_tensor *pattern, double factor)
+{
+    const fastopt_rule_row *row = &fastopt_rules[group->rule];
+    fastopt_plan *plan = fastopt_plan_of(group);
+    double hyper[FASTOPT_MAX_HYPERS];
+
+    memcpy(hyper, group->hyper, sizeof hyper);
+    factor *= hyper[row->info.hyper_count - 1];
+    if (group->options & FASTOPT_MAXIMIZE)
+        factor = -factor;
+    plan->staged = group->type == FASTOPT_F32 && (double)(float)factor != factor;
+    plan->sums = row->info.sums;
+    plan->factor = plan->staged ? factor : 1.0;
+    plan->run = fastopt_loops_of(set, group->type)->entries[group->rule].run[0];
+    hyper[row->info.hyper_count - 1] = plan->staged ? 1.0 : factor;
+    return row->prepare[group->type - FASTOPT_F32](hyper, pattern ? pattern->state : no_states, group->options,
+                                                   plan->coefficients);
+}
+
+/* Checks everything, and plans a step with the gradients as they are. */
+static int check_step(const fastopt_loop_set *set, fastopt_model *model, fastopt_extent *all, size_t *bytes)
+{
+    int error = fastopt_lay_out(model, set, all);
+
+    error = error ? error : check_model(model);
+    *bytes = 0;
+    for (size_t k = 0; !error && k < model->count; k++) {
+        fastopt_group *group = &model->groups[k];
+        const fastopt_tensor *pattern = pattern_of(group);
+        const unsigned states = pattern ? states_of(pattern) : 0;
+
+        error = check_group(model, k);
+        if (!error && pattern)
+            error = check_tensors(model, k, pattern, states);
+        if (error)
+            break;
+        if (plan_group(set, group, pattern, model->grad_scale) == FASTOPT_ERR_OPTION)
+            return fail_option(model, k, group->options);
+        if (pattern) {
+            const fastopt_tensor *last = &group->tensors[group->count - 1];
+            const size_t elements = last->scratch[FASTOPT_FIRST] + last->n - group->tensors[0].scratch[FASTOPT_FIRST];
+            *bytes += elements * buffers_of[states] * fastopt_computed_size(group->type);
+        }
+    }
+    if (!error && all->sums && (!model->workspace || model->workspace_size < all->sums * sizeof(double)))
+        return fastopt_fail(model, FASTOPT_ERR_WORKSPACE, -1, -1, "workspace_size", (double)model->workspace_size, NULL);
+    return error;
+}
+
+/* ---- The passes. ---- */
+
+typedef struct {
+    fastopt_model *model;
+    const fastopt_loop_set *set;
+    int zero; /* whether gradients are zeroed after they were read */
+} step_job;
+
+/* A block of a tensor that is not stored as computed, or the last pass of a rule with sums. */
+typedef struct {
+    fastopt_run *run;
+    const void *coefficients;
+    unsigned options;
+} block_job;
+
+static void step_block(void *context, const fastopt_block *block)
+{
+    const block_job *job = context;
+
+    job->run(block->n, block->p, block->g, block->state, job->coefficients, job->options);
+}
+
+static void step_staged(const step_job *job, fastopt_group *group, fastopt_tensor *tensor, size_t begin, size_t end)
+{
+    const fastopt_plan *plan = fastopt_plan_of(group);
+    block_job blocks = {plan->run, plan->coefficients, group->options};
+    const fastopt_walk walk = {
+        .loops = fastopt_loops_of(job->set, group->type), .factor = plan->factor, .reads_g = 1, .reads_p = 1,
+        .writes_p = 1, .writes_states = 1, .zeroes_g = job->zero, .task = step_block, .context = &blocks};
+
+    fastopt_walk_tensor(&walk, group, tensor, begin, end);
+}
+
+/* ---- Rules with sums: a first pass that measures, and a second that steps. ---- */
+
+typedef struct {
+    block_job run;
+    const fastopt_loops *loops;
+    const fastopt_rule_row *row;
+    size_t phase;
+    double lanes[FASTOPT_MAX_SUMS][FASTOPT_LANES];
+} measure_job;
+
+static void measure_block(void *context, const fastopt_block *block)
+{
+    measure_job *job = context;
+
+    step_block(&job->run, block);
+    for (int k = 0; k < job->row->info.sums; k++)
+        job->loops->sum_squares(block->n, job->row->sums[k] == FASTOPT_SUM_P ? block->p : block->state[FASTOPT_MAX_STATES],
+                                job->phase, 1.0, job->lanes[k]);
+    job->phase = (job->phase + block->n) % FASTOPT_LANES;
+}
+
+/* The strips of a tensor that begin between two of its elements: each is measured by one part alone. */
+static void measure_part(const step_job *job, fastopt_group *group, fastopt_tensor *tensor, size_t begin, size_t end)
+{
+    const fastopt_plan *plan = fastopt_plan_of(group);
+    const fastopt_rule_row *row = &fastopt_rules[group->rule];
+    const size_t strip = fastopt_strip_of(tensor->n);
+    double *const sums = (double *)job->model->workspace + tensor->scratch[FASTOPT_SUMS];
+    measure_job measure = {.run = {plan->run, plan->coefficients, group->options},
+                           .loops = fastopt_loops_of(job->set, group->type), .row = row};
+    const fastopt_walk walk = {
+        .loops = measure.loops, .factor = plan->factor, .reads_g = 1, .reads_p = 1, .writes_states = 1,
+        .zeroes_g = job->zero, .scratch = 1, .task = measure_block, .context = &measure};
+
+    for (size_t i = (begin + strip - 1) / strip; i * strip < end; i++) {
+        const size_t stop = tensor->n - i * strip < strip ? tensor->n : (i + 1) * strip;
+        memset(measure.lanes, 0, sizeof measure.lanes);
+        measure.phase = 0;
+        fastopt_walk_blocks(&walk, group, tensor, i * strip, stop);
+        for (int k = 0; k < row->info.sums; k++)
+            sums[i * (size_t)row->info.sums + (size_t)k] = fastopt_add_lanes(measure.lanes[k]);
+    }
+}
+
+/* The second pass reads no gradient: its coefficients are those of the first, as the sums of the tensor change them. */
+static void apply_part(void *context, fastopt_group *group, fastopt_tensor *tensor, size_t begin, size_t end)
+{
+    const step_job *job = context;
+    const fastopt_rule_row *row = &fastopt_rules[group->rule];
+    const size_t strip = fastopt_strip_of(tensor->n), strips = (tensor->n + strip - 1) / strip;
+    const double *const sums = (const double *)job->model->workspace + tensor->scratch[FASTOPT_SUMS];
+    double coefficients[FASTOPT_MAX_COEFFICIENTS], totals[FASTOPT_MAX_SUMS] = {0};
+    const block_job blocks = {fastopt_loops_of(job->set, group->type)->entries[group->rule].run[1], coefficients,
+                              group->options};
+    const fastopt_walk walk = {
+        .loops = fastopt_loops_of(job->set, group->type), .factor = 1.0, .reads_p = 1, .writes_p = 1, .task = step_block,
+        .context = (void *)(uintptr_t)&blocks};
+
+    if (!row->info.sums)
+        return;
+    for (size_t i = 0; i < strips * (size_t)row->info.sums; i++)
+        totals[i % (size_t)row->info.sums] += sums[i];
+    row->settle[group->type - FASTOPT_F32](group->hyper, tensor->state, group->options, totals, coefficients);
+    fastopt_walk_tensor(&walk, group, tensor, begin, end);
+}
+
+/* ---- The step. ---- */
+
+static void step_part(void *context, fastopt_group *group, fastopt_tensor *tensor, size_t begin, size_t end)
+{
+    const step_job *job = context;
+    const fastopt_plan *plan = fastopt_plan_of(group);
+    const size_t size = fastopt_computed_size(group->type), most = job->zero ? (size_t)FASTOPT_ZEROED : end - begin;
+
+    if (plan->sums) {
+        measure_part(job, group, tensor, begin, end);
+        return;
+    }
+    if (tensor->layout || plan->staged) {
+        step_staged(job, group, tensor, begin, end);
+        return;
+    }
+    for (size_t i = begin, n; i < end; i += n) {
+        char *const p = tensor->p, *const g = (char *)(uintptr_t)tensor->g;
+        void *state[FASTOPT_MAX_STATES];
+
+        n = end - i < most ? end - i : most;
+        for (int j = 0; j < FASTOPT_MAX_STATES; j++)
+            state[j] = tensor->state[j] ? (char *)tensor->state[j] + i * size : NULL;
+        plan->run(n, p + i * size, g + i * size, state, plan->coefficients, group->options);
+        if (job->zero)
+            memset(g + i * size, 0, n * size);
+    }
+}
+
+int fastopt_step(fastopt_model *model)
+{
+    const fastopt_loop_set *set = fastopt_active_set();
+    step_job job = {model, set, (model->extras & FASTOPT_ZERO_GRAD) != 0};
+    fastopt_extent all;
+    size_t bytes;
+    int error = check_step(set, model, &all, &bytes);
+
+    if (error)
+        return error;
+    if (model->extras & (FASTOPT_CLIP_NORM | FASTOPT_SKIP_NONFINITE)) {
+        model->norm = fabs(model->grad_scale) * fastopt_norm_of(model, set, &all);
+        if ((model->extras & FASTOPT_SKIP_NONFINITE) && !(model->norm <= DBL_MAX))
+            return model->error.code = FASTOPT_SKIPPED;
+        if (model->extras & FASTOPT_CLIP_NORM)
+            for (size_t k = 0; k < model->count; k++)
+                plan_group(set, &model->groups[k], pattern_of(&model->groups[k]),
+                           model->grad_scale * fastopt_clip_factor(model->norm, model->max_norm));
+    }
+    fastopt_run_row(model, all.elements, bytes, step_part, &job);
+    if (all.sums)
+        fastopt_run_row(model, all.elements, bytes, apply_part, &job);
+    return FASTOPT_OK;
+}
+
+int fastopt_check(fastopt_model *model)
+{
+    const fastopt_loop_set *set = fastopt_active_set();
+    fastopt_extent all;
+    size_t bytes;
+
+    return check_step(set, model, &all, &bytes);
+}
+
+size_t fastopt_workspace(const fastopt_model *model)
+{
+    size_t doubles = 0;
+
+    for (size_t k = 0; k < model->count; k++) {
+        const fastopt_group *group = &model->groups[k];
+        const fastopt_rule_info *info = fastopt_rule(group->rule);
+        for (size_t i = 0; info && info->sums && i < group->count; i++) {
+            const size_t n = group->tensors[i].n, strip = fastopt_strip_of(n);
+            doubles += (n + strip - 1) / strip * (size_t)info->sums;
+        }
+    }
+    return doubles * sizeof(double);
+}
+
+FASTOPT_INTERNAL int fastopt_one_tensor(int rule, int type, size_t n, void *p, const void *g, void *const *state,
+                                        const double *hyper, unsigned options)
+{
+    double sums[1024 * FASTOPT_MAX_SUMS]; /* as many strips as a tensor has at most */
+    fastopt_tensor tensor = {.size = sizeof tensor, .n = n, .p = p, .g = g};
+    fastopt_group group = {.size = sizeof group, .rule = rule, .type = type, .options = options, .count = 1,
+                           .tensors = &tensor};
+    fastopt_model model = {.size = sizeof model, .count = 1, .groups = &group, .grad_scale = 1.0, .threads = 1,
+                           .workspace = sums, .workspace_size = sizeof sums};
+
+    memcpy(tensor.state, state, sizeof tensor.state);
+    memcpy(group.hyper, hyper, sizeof group.hyper);
+    return fastopt_step(&model);
+}

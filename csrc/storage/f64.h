@@ -1,0 +1,19 @@
+/*
+ * double.
+ */
+CONVERSION real T(f64_load)(double x)
+{
+    return (real)x;
+}
+
+CONVERSION double T(f64_store)(real x)
+{
+    return (double)x;
+}
+
+#define STORED double
+#define LOAD T(f64_load)
+#define STORE T(f64_store)
+#define UNPACK T(unpack_f64)
+#define PACK T(pack_f64)
+#include "../storage_template.h"

@@ -1,0 +1,89 @@
+/*
+ * storage_template.h - from a stored type to the compute type and back, by blocks.
+ *
+ * Included by each file of storage/, for each type and instruction set, with these defined (it undefines them again):
+ *
+ *     STORED         the C type that a stored element is read as
+ *     LOAD, STORE    the conversions of one element
+ *     UNPACK, PACK   the names of the two functions
+ *
+ * Both move a block of `rows` times `columns` elements between memory of any strides, in bytes, and a scratch buffer whose
+ * rows are `width` elements apart. Where the rows lie closer together than the columns, which is so in a transposed
+ * array, eight columns are walked side by side, so that cache lines are used up before the next are fetched, and every
+ * row gets eight elements at once.
+ */
+ENTRY UNPACK(size_t rows, size_t columns, const char *from, ptrdiff_t row_stride, ptrdiff_t column_stride, void *to,
+             size_t width)
+{
+    const ptrdiff_t row_step = row_stride < 0 ? -row_stride : row_stride;
+    const ptrdiff_t column_step = column_stride < 0 ? -column_stride : column_stride;
+    real *out = to;
+
+    if (column_stride == (ptrdiff_t)sizeof(STORED)) {
+        for (size_t r = 0; r < rows; r++, from += row_stride) {
+            const STORED *const restrict in = (const STORED *)(const void *)from;
+            real *const restrict row = out + r * width;
+            for (size_t c = 0; c < columns; c++)
+                row[c] = LOAD(in[c]);
+        }
+    } else if (rows < 2 || row_step >= column_step) {
+        for (size_t r = 0; r < rows; r++, from += row_stride)
+            for (size_t c = 0; c < columns; c++)
+                out[r * width + c] = LOAD(*(const STORED *)(const void *)(from + (ptrdiff_t)c * column_stride));
+    } else {
+        size_t c = 0;
+        for (; columns - c >= 8 && row_stride == (ptrdiff_t)sizeof(STORED); c += 8, from += 8 * column_stride) {
+            const STORED *in[8];
+            real *restrict row = out + c;
+            for (int j = 0; j < 8; j++)
+                in[j] = (const STORED *)(const void *)(from + j * column_stride);
+            for (size_t r = 0; r < rows; r++, row += width)
+                for (int j = 0; j < 8; j++)
+                    row[j] = LOAD(in[j][r]);
+        }
+        for (; c < columns; c++, from += column_stride)
+            for (size_t r = 0; r < rows; r++)
+                out[r * width + c] = LOAD(*(const STORED *)(const void *)(from + (ptrdiff_t)r * row_stride));
+    }
+}
+
+ENTRY PACK(size_t rows, size_t columns, char *to, ptrdiff_t row_stride, ptrdiff_t column_stride, const void *from,
+           size_t width)
+{
+    const ptrdiff_t row_step = row_stride < 0 ? -row_stride : row_stride;
+    const ptrdiff_t column_step = column_stride < 0 ? -column_stride : column_stride;
+    const real *in = from;
+
+    if (column_stride == (ptrdiff_t)sizeof(STORED)) {
+        for (size_t r = 0; r < rows; r++, to += row_stride) {
+            STORED *const restrict out = (STORED *)(void *)to;
+            const real *const restrict row = in + r * width;
+            for (size_t c = 0; c < columns; c++)
+                out[c] = STORE(row[c]);
+        }
+    } else if (rows < 2 || row_step >= column_step) {
+        for (size_t r = 0; r < rows; r++, to += row_stride)
+            for (size_t c = 0; c < columns; c++)
+                *(STORED *)(void *)(to + (ptrdiff_t)c * column_stride) = STORE(in[r * width + c]);
+    } else {
+        size_t c = 0;
+        for (; columns - c >= 8 && row_stride == (ptrdiff_t)sizeof(STORED); c += 8, to += 8 * column_stride) {
+            const real *restrict row = in + c;
+            STORED *out[8];
+            for (int j = 0; j < 8; j++)
+                out[j] = (STORED *)(void *)(to + j * column_stride);
+            for (size_t r = 0; r < rows; r++, row += width)
+                for (int j = 0; j < 8; j++)
+                    out[j][r] = STORE(row[j]);
+        }
+        for (; c < columns; c++, to += column_stride)
+            for (size_t r = 0; r < rows; r++)
+                *(STORED *)(void *)(to + (ptrdiff_t)r * row_stride) = STORE(in[r * width + c]);
+    }
+}
+
+#undef STORED
+#undef LOAD
+#undef STORE
+#undef UNPACK
+#undef PACK
