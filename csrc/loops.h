@@ -31,6 +31,7 @@
 #include "rules/rmsprop.h"
 #include "rules/adam.h"
 #include "rules/adamw.h"
+#include "rules/lion.h"
 #include "norm_template.h"
 #include "storage/f32.h"
 #include "storage/f64.h"
@@ -45,6 +46,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
     [RULE_rmsprop] = {{T(rmsprop), NULL}},
     [RULE_adam] = {{T(adam), NULL}},
     [RULE_adamw] = {{T(adamw), NULL}},
+    [RULE_lion] = {{T(lion), NULL}},
 };
 #undef TYPE
 #undef real
@@ -61,6 +63,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
 #include "rules/rmsprop.h"
 #include "rules/adam.h"
 #include "rules/adamw.h"
+#include "rules/lion.h"
 #include "norm_template.h"
 #include "storage/f32.h"
 #include "storage/f64.h"
@@ -75,6 +78,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
     [RULE_rmsprop] = {{T(rmsprop), NULL}},
     [RULE_adam] = {{T(adam), NULL}},
     [RULE_adamw] = {{T(adamw), NULL}},
+    [RULE_lion] = {{T(lion), NULL}},
 };
 #undef TYPE
 #undef real
@@ -98,6 +102,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
 #include "rules/rmsprop.h"
 #include "rules/adam.h"
 #include "rules/adamw.h"
+#include "rules/lion.h"
 #include "norm_template.h"
 #include "storage/f32.h"
 #include "storage/f64.h"
@@ -112,6 +117,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
     [RULE_rmsprop] = {{T(rmsprop), NULL}},
     [RULE_adam] = {{T(adam), NULL}},
     [RULE_adamw] = {{T(adamw), NULL}},
+    [RULE_lion] = {{T(lion), NULL}},
 };
 #undef TYPE
 #undef real
@@ -128,6 +134,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
 #include "rules/rmsprop.h"
 #include "rules/adam.h"
 #include "rules/adamw.h"
+#include "rules/lion.h"
 #include "norm_template.h"
 #include "storage/f32.h"
 #include "storage/f64.h"
@@ -142,6 +149,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
     [RULE_rmsprop] = {{T(rmsprop), NULL}},
     [RULE_adam] = {{T(adam), NULL}},
     [RULE_adamw] = {{T(adamw), NULL}},
+    [RULE_lion] = {{T(lion), NULL}},
 };
 #undef TYPE
 #undef real
@@ -166,6 +174,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
 #include "rules/rmsprop.h"
 #include "rules/adam.h"
 #include "rules/adamw.h"
+#include "rules/lion.h"
 #include "norm_template.h"
 #include "storage/f32.h"
 #include "storage/f64.h"
@@ -180,6 +189,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
     [RULE_rmsprop] = {{T(rmsprop), NULL}},
     [RULE_adam] = {{T(adam), NULL}},
     [RULE_adamw] = {{T(adamw), NULL}},
+    [RULE_lion] = {{T(lion), NULL}},
 };
 #undef TYPE
 #undef real
@@ -196,6 +206,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
 #include "rules/rmsprop.h"
 #include "rules/adam.h"
 #include "rules/adamw.h"
+#include "rules/lion.h"
 #include "norm_template.h"
 #include "storage/f32.h"
 #include "storage/f64.h"
@@ -210,6 +221,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
     [RULE_rmsprop] = {{T(rmsprop), NULL}},
     [RULE_adam] = {{T(adam), NULL}},
     [RULE_adamw] = {{T(adamw), NULL}},
+    [RULE_lion] = {{T(lion), NULL}},
 };
 #undef TYPE
 #undef real

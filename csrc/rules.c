@@ -19,6 +19,7 @@
 #include "rules/rmsprop.h"
 #include "rules/adam.h"
 #include "rules/adamw.h"
+#include "rules/lion.h"
 #undef FASTOPT_COEFFICIENTS
 
 _Static_assert(sizeof(struct sgd_hypers) == 6 * sizeof(double), "");
@@ -333,6 +334,45 @@ ALWAYS_INLINE int prepare_adamw_f64(const double *hyper, void *const *state, uns
     return FASTOPT_OK;
 }
 
+_Static_assert(sizeof(struct lion_hypers) == 5 * sizeof(double), "");
+_Static_assert(sizeof(struct lion_states) == 1 * sizeof(void *), "");
+_Static_assert(5 <= FASTOPT_MAX_HYPERS && 1 <= FASTOPT_MAX_STATES, "");
+_Static_assert(sizeof(struct lion_coefficients) <= FASTOPT_MAX_COEFFICIENTS * sizeof(double), "");
+
+struct lion_f32 {
+    LION_COEFFICIENTS(FASTOPT_IN_FLOAT)
+};
+
+ALWAYS_INLINE int prepare_lion_f32(const double *hyper, void *const *state, unsigned options, void *rounded)
+{
+    struct lion_f32 *const r = rounded;
+    struct lion_coefficients c;
+    const int error = lion_prepare((const struct lion_hypers *)hyper, (const struct lion_states *)state,
+                                   options, &c);
+
+    if (error)
+        return error;
+    LION_COEFFICIENTS(FASTOPT_ROUND)
+    return FASTOPT_OK;
+}
+
+struct lion_f64 {
+    LION_COEFFICIENTS(FASTOPT_IN_DOUBLE)
+};
+
+ALWAYS_INLINE int prepare_lion_f64(const double *hyper, void *const *state, unsigned options, void *rounded)
+{
+    struct lion_f64 *const r = rounded;
+    struct lion_coefficients c;
+    const int error = lion_prepare((const struct lion_hypers *)hyper, (const struct lion_states *)state,
+                                   options, &c);
+
+    if (error)
+        return error;
+    LION_COEFFICIENTS(FASTOPT_ROUND)
+    return FASTOPT_OK;
+}
+
 /* ---- What hyperparameters may be. ---- */
 
 /* For float and double. */
@@ -506,6 +546,24 @@ static const fastopt_option_info options_of_adamw[] = {
 
 static const char *const needs_of_adamw[] = {NULL};
 
+static const fastopt_state_info states_of_lion[] = {
+    {"exp_avg", NULL, 0.0},
+};
+
+static const fastopt_hyper_info hypers_of_lion[] = {
+    {"lr", "a finite number >= 0", 0.0001},
+    {"beta1", "a number in [0, 1)", 0.9},
+    {"beta2", "a number in [0, 1)", 0.99},
+    {"weight_decay", "a finite number >= 0", 0.0},
+    {"grad_scale", "a finite number", 1.0},
+};
+
+static const fastopt_option_info options_of_lion[] = {
+    {"maximize", FASTOPT_MAXIMIZE},
+};
+
+static const char *const needs_of_lion[] = {NULL};
+
 FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
     [RULE_sgd] = {
         .info = {sizeof(fastopt_rule_info), "sgd",
@@ -609,6 +667,19 @@ FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
         .needs = needs_of_adamw,
         .range = {RANGE_count, RANGE_non_negative, RANGE_below_one, RANGE_below_one, RANGE_non_negative, RANGE_non_negative, RANGE_finite},
         .needed_by = {-1, -1, -1},
+        .sums = {0},
+    },
+    [RULE_lion] = {
+        .info = {sizeof(fastopt_rule_info), "lion",
+                 "Chen et al., \"Symbolic discovery of optimization algorithms\", arXiv:2302.06675, algorithm 2",
+                 1, 1, 5, 1, 0,
+                 states_of_lion, hypers_of_lion, options_of_lion},
+        .prepare = {prepare_lion_f32, prepare_lion_f64},
+        .settle = {NULL, NULL},
+        .option_mask = FASTOPT_MAXIMIZE,
+        .needs = needs_of_lion,
+        .range = {RANGE_non_negative, RANGE_below_one, RANGE_below_one, RANGE_non_negative, RANGE_finite},
+        .needed_by = {-1},
         .sums = {0},
     },
 };
@@ -778,5 +849,25 @@ FLATTEN int fastopt_adamw_f64(
     void *const state[FASTOPT_MAX_STATES] = {exp_avg, exp_avg_sq, max_exp_avg_sq};
     double hyper[FASTOPT_MAX_HYPERS] = {step, lr, beta1, beta2, eps, weight_decay, grad_scale};
     return run_one(prepare_adamw_f64, RULE_adamw, FASTOPT_F64, n, p, g, state, hyper,
+                   options);
+}
+
+FLATTEN int fastopt_lion_f32(
+    size_t n, float *p, const float *g, float *exp_avg,
+    double lr, double beta1, double beta2, double weight_decay, double grad_scale, unsigned options)
+{
+    void *const state[FASTOPT_MAX_STATES] = {exp_avg};
+    double hyper[FASTOPT_MAX_HYPERS] = {lr, beta1, beta2, weight_decay, grad_scale};
+    return run_one(prepare_lion_f32, RULE_lion, FASTOPT_F32, n, p, g, state, hyper,
+                   options);
+}
+
+FLATTEN int fastopt_lion_f64(
+    size_t n, double *p, const double *g, double *exp_avg,
+    double lr, double beta1, double beta2, double weight_decay, double grad_scale, unsigned options)
+{
+    void *const state[FASTOPT_MAX_STATES] = {exp_avg};
+    double hyper[FASTOPT_MAX_HYPERS] = {lr, beta1, beta2, weight_decay, grad_scale};
+    return run_one(prepare_lion_f64, RULE_lion, FASTOPT_F64, n, p, g, state, hyper,
                    options);
 }

@@ -17,6 +17,7 @@ enum {
     RULE_rmsprop,
     RULE_adam,
     RULE_adamw,
+    RULE_lion,
     RULE_COUNT
 };
 
@@ -92,6 +93,14 @@ struct adamw_hypers {
 
 struct adamw_states {
     void *exp_avg, *exp_avg_sq, *max_exp_avg_sq;
+};
+
+struct lion_hypers {
+    double lr, beta1, beta2, weight_decay, grad_scale;
+};
+
+struct lion_states {
+    void *exp_avg;
 };
 
 #endif /* FASTOPT_RULES_INTERNAL_H */

@@ -8,7 +8,7 @@ from fastopt.config import __version__, show_config
 from fastopt.data import minibatches
 from fastopt.embedding import get_include, get_sources
 from fastopt.optimizer import Optimizer, ParamGroup
-from fastopt.optimizers import NAG, SGD, Adadelta, Adagrad, Adam, AdamW, Momentum, RMSprop
+from fastopt.optimizers import NAG, SGD, Adadelta, Adagrad, Adam, AdamW, Lion, Momentum, RMSprop
 from fastopt.threads import register_controller
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "Lion",
     "Momentum",
     "Optimizer",
     "ParamGroup",

@@ -13,6 +13,7 @@ __all__ = [
     "AdagradArguments",
     "AdamArguments",
     "AdamWArguments",
+    "LionArguments",
     "MomentumArguments",
     "NAGArguments",
     "RMSpropArguments",
@@ -295,3 +296,26 @@ class AdamWArguments(Optimizer):
             maximize=maximize,
             threads=threads,
         )
+
+
+class LionArguments(Optimizer):
+    """The hyperparameters of `Lion`."""
+
+    rule = "lion"
+    _switches: ClassVar[frozenset[str]] = frozenset({"maximize"})
+
+    lr = Hyper[float]()
+    betas = Hyper[tuple[float, float]]()
+    weight_decay = Hyper[float]()
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(params, lr=lr, betas=betas, weight_decay=weight_decay, maximize=maximize, threads=threads)

@@ -10,6 +10,7 @@ __all__ = [
     "adagrad",
     "adam",
     "adamw",
+    "lion",
     "momentum",
     "nag",
     "rmsprop",
@@ -128,6 +129,17 @@ def adamw(
     betas: tuple[_Number, _Number] = (0.9, 0.999),
     eps: _Number = 1e-8,
     weight_decay: _Number = 1e-2,
+    grad_scale: _Number = 1.0,
+    maximize: bool = False,
+) -> None: ...
+def lion(
+    p: _Array,
+    g: _Gradient,
+    exp_avg: _Array,
+    *,
+    lr: _Number = 1e-4,
+    betas: tuple[_Number, _Number] = (0.9, 0.99),
+    weight_decay: _Number = 0.0,
     grad_scale: _Number = 1.0,
     maximize: bool = False,
 ) -> None: ...

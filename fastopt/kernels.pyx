@@ -26,7 +26,7 @@ from fastopt._core cimport update
 
 from fastopt._core import pair
 
-__all__ = ["sgd", "momentum", "nag", "adagrad", "adadelta", "rmsprop", "adam", "adamw"]
+__all__ = ["sgd", "momentum", "nag", "adagrad", "adadelta", "rmsprop", "adam", "adamw", "lion"]
 
 
 def sgd(p, g, *, momentum_buffer=None, step=1, lr=1e-3, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False,
@@ -436,3 +436,49 @@ def adamw(p, g, exp_avg, exp_avg_sq, *, max_exp_avg_sq=None, step, lr=1e-3, beta
     beta1, beta2 = pair("betas", betas)
     update("adamw", p, g, (exp_avg, exp_avg_sq, max_exp_avg_sq),
            (step, lr, beta1, beta2, eps, weight_decay, grad_scale), (maximize,))
+
+
+def lion(p, g, exp_avg, *, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, grad_scale=1.0, maximize=False):
+    """Lion: the sign of an average of gradients, with decoupled weight decay.
+
+    The step::
+
+        c = beta1*m + (1-beta1)*g                 with m the exp_avg, g = grad_scale*gradient
+        p *= 1 - lr*weight_decay
+        p -= lr*sign(c)                           sign(0) = 0
+        m = beta2*m + (1-beta2)*g
+
+    Parameters
+    ----------
+    p : array
+        The parameters, updated in place: float32 or float64, of any shape.
+    g : array
+        Their gradient, only read: float16, bfloat16, float32 or float64, of the same shape.
+    exp_avg : array
+        Running average of the gradient. It is updated in place, and starts with zeros.
+    lr : float
+        Learning rate. It must be a finite number >= 0.
+    betas : pair of float
+        The pair `(beta1, beta2)`: the weight of the running average in the direction of the step, and the decay rate of
+        the running average of the gradient. Each must be a number in [0, 1).
+    weight_decay : float
+        Decoupled: `p` is multiplied by `1 - lr*weight_decay`. It must be a finite number >= 0.
+    grad_scale : float
+        Factor of the gradient. It must be a finite number.
+    maximize : bool
+        Climb instead of descend.
+
+    Notes
+    -----
+    Chen et al., "Symbolic discovery of optimization algorithms", arXiv:2302.06675, algorithm 2. DeepSpeed takes the
+    sign by `copysign`, which moves where c is 0. See `fastopt.Lion`.
+
+    Examples
+    --------
+    >>> p, m = np.ones(2), np.zeros(2)
+    >>> fastopt.kernels.lion(p, np.array([5.0, -0.5]), m, lr=0.1)
+    >>> p.round(6)
+    array([0.9, 1.1])
+    """
+    beta1, beta2 = pair("betas", betas)
+    update("lion", p, g, (exp_avg,), (lr, beta1, beta2, weight_decay, grad_scale), (maximize,))

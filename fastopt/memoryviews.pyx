@@ -269,3 +269,27 @@ cdef int adamw_f64(
     return answer(capi.adamw_f64(n, &p[0], &g[0], &exp_avg[0], &exp_avg_sq[0],
                                  NULL if max_exp_avg_sq is None else &max_exp_avg_sq[0], step, lr, beta1, beta2, eps,
                                  weight_decay, grad_scale, options))
+
+
+cdef int lion_f32(
+    float[::1] p, const float[::1] g, float[::1] exp_avg, double lr, double beta1, double beta2, double weight_decay,
+    double grad_scale, unsigned options) except -1 nogil:
+    cdef Py_ssize_t n = p.shape[0]
+    needed("p", p is None, p.shape[0], n)
+    needed("g", g is None, g.shape[0], n)
+    needed("exp_avg", exp_avg is None, exp_avg.shape[0], n)
+    if n == 0:
+        return answer(capi.lion_f32(0, NULL, NULL, NULL, lr, beta1, beta2, weight_decay, grad_scale, options))
+    return answer(capi.lion_f32(n, &p[0], &g[0], &exp_avg[0], lr, beta1, beta2, weight_decay, grad_scale, options))
+
+
+cdef int lion_f64(
+    double[::1] p, const double[::1] g, double[::1] exp_avg, double lr, double beta1, double beta2, double weight_decay,
+    double grad_scale, unsigned options) except -1 nogil:
+    cdef Py_ssize_t n = p.shape[0]
+    needed("p", p is None, p.shape[0], n)
+    needed("g", g is None, g.shape[0], n)
+    needed("exp_avg", exp_avg is None, exp_avg.shape[0], n)
+    if n == 0:
+        return answer(capi.lion_f64(0, NULL, NULL, NULL, lr, beta1, beta2, weight_decay, grad_scale, options))
+    return answer(capi.lion_f64(n, &p[0], &g[0], &exp_avg[0], lr, beta1, beta2, weight_decay, grad_scale, options))

@@ -23,6 +23,7 @@ __all__ = [
     "adamw",
     "clip_grad_norm",
     "global_norm",
+    "lion",
     "momentum",
     "nag",
     "rmsprop",
@@ -325,6 +326,30 @@ def _adam(
         u = np.where(w > v, w, v)
         w[...] = u
     p[...] = keep * p - step_size * m / (np.sqrt(u) * root + eps)
+
+
+@_quiet
+def lion(
+    p: Array,
+    g: Array,
+    exp_avg: Array,
+    *,
+    lr: float = 1e-4,
+    betas: tuple[float, float] = (0.9, 0.99),
+    weight_decay: float = 0.0,
+    grad_scale: float = 1.0,
+    maximize: bool = False,
+) -> None:
+    """Lion in NumPy; see `fastopt.kernels.lion`."""
+    real = p.dtype.type
+    keep, lr = real(1.0 - lr * weight_decay), real(lr)
+    beta1, rest1 = real(betas[0]), real(1.0 - betas[0])
+    beta2, rest2 = real(betas[1]), real(1.0 - betas[1])
+
+    m = exp_avg
+    g = _scaled(g, p, grad_scale, maximize)
+    p[...] = keep * p - lr * np.sign(beta1 * m + rest1 * g)
+    m[...] = beta2 * m + rest2 * g
 
 
 # ---- The global norm. ----

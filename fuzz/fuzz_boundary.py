@@ -8,8 +8,9 @@ Each input makes an optimizer, uses it with arguments of which some are nonsense
 docs promise: gradients of every type and layout that is taken, beside parameters of any layout, make of them the bits
 that `fastopt.reference` makes; an error is a TypeError, ValueError or RuntimeError (KeyError for an unknown
 hyperparameter of a group, AttributeError for one of an optimizer), and nothing has changed after it; what was accepted
-did what it says; and the optimizer still steps as one that is made anew from its state_dict. Exceptions of the caller's own objects, raised while
-they are iterated, asked for items or compared, come through as they are; those of a buffer or a number do not.
+did what it says; and the optimizer still steps as one that is made anew from its state_dict.
+Exceptions of the caller's own objects, raised while they are iterated, asked for items or compared, come through as
+they are; those of a buffer or a number do not.
 """
 
 from __future__ import annotations
@@ -266,9 +267,8 @@ JUNK = [
     lambda: np.zeros((1,) * 32), lambda: np.recarray(3, dtype=[("x", np.float32)]), lambda: np.datetime64("2000"),
 ]  # fmt: skip
 DTYPES = [
-    *["f4", "f8"] * 4, ">f4", ">f8", "f2", ">f2", "bfloat16", "float8_e5m2", "g", "i4", "i8", "u1", "?", "c8",
-    "c16", "O", "S4", "U2", "M8[s]",
-    "f4,f4", "V4",
+    *["f4", "f8"] * 4, ">f4", ">f8", "f2", ">f2", "bfloat16", "float8_e5m2", "g", "i4", "i8", "u1", "?",
+    "c8", "c16", "O", "S4", "U2", "M8[s]", "f4,f4", "V4",
 ]  # fmt: skip
 KEYS = [
     "state", "param_groups", "params", "param_names", "step", "lr", "betas", "momentum", "momentum_buffer",

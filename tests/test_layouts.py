@@ -291,6 +291,24 @@ def test_steps(cls, hypers, structure):
             twin.check(layouts)
 
 
+@pytest.mark.parametrize("shape", [(1031, 517), (517, 1031), (64, 91, 95)])
+def test_more_than_a_cache_holds(shape):
+    """So large that what comes next is fetched ahead: the last tile has none after it."""
+    rng = np.random.default_rng(19)
+    for stored, of_param, of_grad in (
+        (np.float32, "C", "F"),
+        (np.float16, "F", "C"),
+        (np.float64, "gaps", "columns of F"),
+    ):
+        values, start = random_values(rng, shape, stored), random_values(rng, shape, np.float32)
+        p, m = laid(start, of_param), laid(np.zeros_like(start), "C")
+        fastopt.kernels.momentum(p, laid(values, of_grad), m)
+        expected = [start, np.zeros_like(start)]
+        reference.momentum(expected[0], converted(values, np.float32), expected[1])
+        assert_same_memory(p, laid(expected[0], of_param))
+        assert_same_bits(m.copy(), expected[1])
+
+
 @pytest.mark.parametrize(("cls", "threads"), [*((cls, 3) for cls in CLASSES), (fastopt.Adam, 1)])
 def test_large_steps(cls, threads):
     """On several threads, and on one."""
@@ -762,7 +780,7 @@ def test_overlap_is_found_where_only_the_strides_are_new():
     good = memory[:6]
     reaching = [
         np.lib.stride_tricks.as_strided(memory, (6,), (8,)), memory[:12:2], memory[2:8], memory[11:5:-1],
-        memory[10::-2], np.lib.stride_tricks.as_strided(memory[6:], (6,), (0,)), memory.view(np.float64), memory.view(np.float16)[7:13],
+        memory[10::-2], np.broadcast_to(memory[6:7], (6,)), memory.view(np.float64), memory.view(np.float16)[7:13],
     ]  # fmt: skip
     taken = 0
     for bad, bound in itertools.product(reaching, (False, True)):

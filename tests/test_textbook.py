@@ -64,6 +64,14 @@ def adamw(theta, grad, state, t, lr=1e-3, decay=1e-2):
     return adam(theta, grad, state, t, lr) - lr * decay * theta
 
 
+def lion(theta, grad, state, t, lr=1e-4, b1=0.9, b2=0.99, decay=0.1):
+    """Chen et al., arXiv:2302.06675, algorithm 2."""
+    g, m = grad(theta), state.get("m", 0.0)
+    update = b1 * m + (1 - b1) * g
+    state["m"] = b2 * m + (1 - b2) * g
+    return theta - lr * (math.copysign(1, update) * (update != 0) + decay * theta)
+
+
 CASES = {
     "momentum": (momentum, fastopt.Momentum, {}),
     "nag": (nag, fastopt.NAG, {}),
@@ -73,6 +81,7 @@ CASES = {
     "adadelta": (adadelta, fastopt.Adadelta, {}),
     "adam": (adam, fastopt.Adam, {}),
     "adamw": (adamw, fastopt.AdamW, {}),
+    "lion": (lion, fastopt.Lion, {"weight_decay": 0.1}),
 }
 
 
@@ -127,3 +136,13 @@ def test_both_forms_of_nag_follow_one_trajectory(weight_decay, maximize):
     )
     np.testing.assert_allclose(p - 0.8 * textbook.state[0]["momentum_buffer"], q, rtol=1e-9, atol=1e-9)
     assert not np.allclose(p, q, rtol=1e-6, atol=0)
+
+
+def test_lion_does_not_move_where_its_average_is_zero():
+    p = np.array([1.0, 1.0, 1.0])
+    opt = fastopt.Lion(p, lr=0.25)
+    opt.step(np.array([0.0, 2.0, -2.0]))
+    assert p.tolist() == [1.0, 0.75, 1.25]
+    opt.step(np.array([0.0, -0.02 * 9, 0.0]))  # 0.9*0.02 - 0.1*0.18 is 0 but for rounding, and then the average decides
+    assert p[0] == 1.0
+    assert p[2] == 1.5
