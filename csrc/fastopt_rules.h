@@ -26,6 +26,8 @@
 #define fastopt_adamw_f64 FASTOPT_NAME(adamw_f64)
 #define fastopt_lion_f32 FASTOPT_NAME(lion_f32)
 #define fastopt_lion_f64 FASTOPT_NAME(lion_f64)
+#define fastopt_lamb_f32 FASTOPT_NAME(lamb_f32)
+#define fastopt_lamb_f64 FASTOPT_NAME(lamb_f64)
 #define fastopt_rule FASTOPT_NAME(rule)
 #define fastopt_find_rule FASTOPT_NAME(find_rule)
 #define fastopt_group_init FASTOPT_NAME(group_init)
@@ -52,9 +54,9 @@
 #define FASTOPT_FUNCTIONS(X) \
     X(sgd_f32) X(sgd_f64) X(momentum_f32) X(momentum_f64) X(nag_f32) X(nag_f64) X(adagrad_f32) X(adagrad_f64) \
     X(adadelta_f32) X(adadelta_f64) X(rmsprop_f32) X(rmsprop_f64) X(adam_f32) X(adam_f64) X(adamw_f32) X(adamw_f64) \
-    X(lion_f32) X(lion_f64) X(rule) X(find_rule) X(group_init) X(model_init) X(set) X(step) X(check) X(workspace) \
-    X(global_norm) X(clip_grad_norm) X(describe) X(get_num_threads) X(set_num_threads) X(isa) X(use_isa) \
-    X(available_isa) X(version) X(compiler) X(cflags) X(strerror)
+    X(lion_f32) X(lion_f64) X(lamb_f32) X(lamb_f64) X(rule) X(find_rule) X(group_init) X(model_init) X(set) X(step) \
+    X(check) X(workspace) X(global_norm) X(clip_grad_norm) X(describe) X(get_num_threads) X(set_num_threads) X(isa) \
+    X(use_isa) X(available_isa) X(version) X(compiler) X(cflags) X(strerror)
 
 /* `options` is 0 or an OR of the ones that the rule takes. */
 enum {
@@ -124,6 +126,13 @@ enum {
     FASTOPT_LION_EXP_AVG = 0,
     FASTOPT_LION_LR = 0, FASTOPT_LION_BETA1 = 1, FASTOPT_LION_BETA2 = 2, FASTOPT_LION_WEIGHT_DECAY = 3,
     FASTOPT_LION_GRAD_SCALE = 4
+};
+
+/* The places of lamb's state buffers and hyperparameters in a tensor and a group. */
+enum {
+    FASTOPT_LAMB_EXP_AVG = 0, FASTOPT_LAMB_EXP_AVG_SQ = 1,
+    FASTOPT_LAMB_STEP = 0, FASTOPT_LAMB_LR = 1, FASTOPT_LAMB_BETA1 = 2, FASTOPT_LAMB_BETA2 = 3, FASTOPT_LAMB_EPS
+    = 4, FASTOPT_LAMB_WEIGHT_DECAY = 5, FASTOPT_LAMB_GRAD_SCALE = 6
 };
 
 /*
@@ -266,5 +275,22 @@ FASTOPT_API int fastopt_lion_f32(
 FASTOPT_API int fastopt_lion_f64(
     size_t n, double *p, const double *g, double *exp_avg,
     double lr, double beta1, double beta2, double weight_decay, double grad_scale, unsigned options);
+
+/*
+ * LAMB: Adam's direction, scaled for each tensor to the size of its parameters:
+ *     m = beta1*m + (1-beta1)*g                 with m the exp_avg, v the exp_avg_sq, g = grad_scale*gradient
+ *     v = beta2*v + (1-beta2)*g*g
+ *     u = m/(1-beta1**step) / (sqrt(v)/sqrt(1-beta2**step) + eps) + weight_decay*p
+ *     p -= lr*r*u                               with r = |p|/|u| over the tensor, 1 where either is 0
+ * Options: FASTOPT_MAXIMIZE.
+ */
+FASTOPT_API int fastopt_lamb_f32(
+    size_t n, float *p, const float *g, float *exp_avg, float *exp_avg_sq,
+    double step, double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
+    unsigned options);
+FASTOPT_API int fastopt_lamb_f64(
+    size_t n, double *p, const double *g, double *exp_avg, double *exp_avg_sq,
+    double step, double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
+    unsigned options);
 
 #endif /* FASTOPT_RULES_H */

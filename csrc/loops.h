@@ -32,6 +32,7 @@
 #include "rules/adam.h"
 #include "rules/adamw.h"
 #include "rules/lion.h"
+#include "rules/lamb.h"
 #include "norm_template.h"
 #include "storage/f32.h"
 #include "storage/f64.h"
@@ -47,6 +48,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
     [RULE_adam] = {{T(adam), NULL}},
     [RULE_adamw] = {{T(adamw), NULL}},
     [RULE_lion] = {{T(lion), NULL}},
+    [RULE_lamb] = {{T(lamb_measure), T(lamb)}},
 };
 #undef TYPE
 #undef real
@@ -64,6 +66,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
 #include "rules/adam.h"
 #include "rules/adamw.h"
 #include "rules/lion.h"
+#include "rules/lamb.h"
 #include "norm_template.h"
 #include "storage/f32.h"
 #include "storage/f64.h"
@@ -79,6 +82,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
     [RULE_adam] = {{T(adam), NULL}},
     [RULE_adamw] = {{T(adamw), NULL}},
     [RULE_lion] = {{T(lion), NULL}},
+    [RULE_lamb] = {{T(lamb_measure), T(lamb)}},
 };
 #undef TYPE
 #undef real
@@ -103,6 +107,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
 #include "rules/adam.h"
 #include "rules/adamw.h"
 #include "rules/lion.h"
+#include "rules/lamb.h"
 #include "norm_template.h"
 #include "storage/f32.h"
 #include "storage/f64.h"
@@ -118,6 +123,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
     [RULE_adam] = {{T(adam), NULL}},
     [RULE_adamw] = {{T(adamw), NULL}},
     [RULE_lion] = {{T(lion), NULL}},
+    [RULE_lamb] = {{T(lamb_measure), T(lamb)}},
 };
 #undef TYPE
 #undef real
@@ -135,6 +141,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
 #include "rules/adam.h"
 #include "rules/adamw.h"
 #include "rules/lion.h"
+#include "rules/lamb.h"
 #include "norm_template.h"
 #include "storage/f32.h"
 #include "storage/f64.h"
@@ -150,6 +157,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
     [RULE_adam] = {{T(adam), NULL}},
     [RULE_adamw] = {{T(adamw), NULL}},
     [RULE_lion] = {{T(lion), NULL}},
+    [RULE_lamb] = {{T(lamb_measure), T(lamb)}},
 };
 #undef TYPE
 #undef real
@@ -175,6 +183,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
 #include "rules/adam.h"
 #include "rules/adamw.h"
 #include "rules/lion.h"
+#include "rules/lamb.h"
 #include "norm_template.h"
 #include "storage/f32.h"
 #include "storage/f64.h"
@@ -190,6 +199,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
     [RULE_adam] = {{T(adam), NULL}},
     [RULE_adamw] = {{T(adamw), NULL}},
     [RULE_lion] = {{T(lion), NULL}},
+    [RULE_lamb] = {{T(lamb_measure), T(lamb)}},
 };
 #undef TYPE
 #undef real
@@ -207,6 +217,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
 #include "rules/adam.h"
 #include "rules/adamw.h"
 #include "rules/lion.h"
+#include "rules/lamb.h"
 #include "norm_template.h"
 #include "storage/f32.h"
 #include "storage/f64.h"
@@ -222,6 +233,7 @@ static const fastopt_entry T(entries)[RULE_COUNT] = {
     [RULE_adam] = {{T(adam), NULL}},
     [RULE_adamw] = {{T(adamw), NULL}},
     [RULE_lion] = {{T(lion), NULL}},
+    [RULE_lamb] = {{T(lamb_measure), T(lamb)}},
 };
 #undef TYPE
 #undef real

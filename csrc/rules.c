@@ -20,6 +20,7 @@
 #include "rules/adam.h"
 #include "rules/adamw.h"
 #include "rules/lion.h"
+#include "rules/lamb.h"
 #undef FASTOPT_COEFFICIENTS
 
 _Static_assert(sizeof(struct sgd_hypers) == 6 * sizeof(double), "");
@@ -373,6 +374,65 @@ ALWAYS_INLINE int prepare_lion_f64(const double *hyper, void *const *state, unsi
     return FASTOPT_OK;
 }
 
+_Static_assert(sizeof(struct lamb_hypers) == 7 * sizeof(double), "");
+_Static_assert(sizeof(struct lamb_states) == 2 * sizeof(void *), "");
+_Static_assert(7 <= FASTOPT_MAX_HYPERS && 2 <= FASTOPT_MAX_STATES, "");
+_Static_assert(sizeof(struct lamb_coefficients) <= FASTOPT_MAX_COEFFICIENTS * sizeof(double), "");
+
+struct lamb_f32 {
+    LAMB_COEFFICIENTS(FASTOPT_IN_FLOAT)
+};
+
+ALWAYS_INLINE int prepare_lamb_f32(const double *hyper, void *const *state, unsigned options, void *rounded)
+{
+    struct lamb_f32 *const r = rounded;
+    struct lamb_coefficients c;
+    const int error = lamb_prepare((const struct lamb_hypers *)hyper, (const struct lamb_states *)state,
+                                   options, &c);
+
+    if (error)
+        return error;
+    LAMB_COEFFICIENTS(FASTOPT_ROUND)
+    return FASTOPT_OK;
+}
+
+static void settle_lamb_f32(const double *hyper, void *const *state, unsigned options, const double *sums, void *rounded)
+{
+    struct lamb_f32 *const r = rounded;
+    struct lamb_coefficients c;
+
+    lamb_prepare((const struct lamb_hypers *)hyper, (const struct lamb_states *)state, options, &c);
+    lamb_settle((const struct lamb_hypers *)hyper, sums, &c);
+    LAMB_COEFFICIENTS(FASTOPT_ROUND)
+}
+
+struct lamb_f64 {
+    LAMB_COEFFICIENTS(FASTOPT_IN_DOUBLE)
+};
+
+ALWAYS_INLINE int prepare_lamb_f64(const double *hyper, void *const *state, unsigned options, void *rounded)
+{
+    struct lamb_f64 *const r = rounded;
+    struct lamb_coefficients c;
+    const int error = lamb_prepare((const struct lamb_hypers *)hyper, (const struct lamb_states *)state,
+                                   options, &c);
+
+    if (error)
+        return error;
+    LAMB_COEFFICIENTS(FASTOPT_ROUND)
+    return FASTOPT_OK;
+}
+
+static void settle_lamb_f64(const double *hyper, void *const *state, unsigned options, const double *sums, void *rounded)
+{
+    struct lamb_f64 *const r = rounded;
+    struct lamb_coefficients c;
+
+    lamb_prepare((const struct lamb_hypers *)hyper, (const struct lamb_states *)state, options, &c);
+    lamb_settle((const struct lamb_hypers *)hyper, sums, &c);
+    LAMB_COEFFICIENTS(FASTOPT_ROUND)
+}
+
 /* ---- What hyperparameters may be. ---- */
 
 /* For float and double. */
@@ -564,6 +624,27 @@ static const fastopt_option_info options_of_lion[] = {
 
 static const char *const needs_of_lion[] = {NULL};
 
+static const fastopt_state_info states_of_lamb[] = {
+    {"exp_avg", NULL, 0.0},
+    {"exp_avg_sq", NULL, 0.0},
+};
+
+static const fastopt_hyper_info hypers_of_lamb[] = {
+    {"step", "a whole number from 1 to 2**53", 1.0},
+    {"lr", "a finite number >= 0", 0.001},
+    {"beta1", "a number in [0, 1)", 0.9},
+    {"beta2", "a number in [0, 1)", 0.999},
+    {"eps", "a finite number >= 0", 1e-06},
+    {"weight_decay", "a finite number >= 0", 0.01},
+    {"grad_scale", "a finite number", 1.0},
+};
+
+static const fastopt_option_info options_of_lamb[] = {
+    {"maximize", FASTOPT_MAXIMIZE},
+};
+
+static const char *const needs_of_lamb[] = {NULL};
+
 FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
     [RULE_sgd] = {
         .info = {sizeof(fastopt_rule_info), "sgd",
@@ -681,6 +762,19 @@ FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
         .range = {RANGE_non_negative, RANGE_below_one, RANGE_below_one, RANGE_non_negative, RANGE_finite},
         .needed_by = {-1},
         .sums = {0},
+    },
+    [RULE_lamb] = {
+        .info = {sizeof(fastopt_rule_info), "lamb",
+                 "You et al., \"Large batch optimization for deep learning: training BERT in 76 minutes\", arXiv:1904.00962, algorithm 2",
+                 2, 2, 7, 1, 2,
+                 states_of_lamb, hypers_of_lamb, options_of_lamb},
+        .prepare = {prepare_lamb_f32, prepare_lamb_f64},
+        .settle = {settle_lamb_f32, settle_lamb_f64},
+        .option_mask = FASTOPT_MAXIMIZE,
+        .needs = needs_of_lamb,
+        .range = {RANGE_count, RANGE_non_negative, RANGE_below_one, RANGE_below_one, RANGE_non_negative, RANGE_non_negative, RANGE_finite},
+        .needed_by = {-1, -1},
+        .sums = {FASTOPT_SUM_P, FASTOPT_SUM_UPDATE},
     },
 };
 
@@ -869,5 +963,27 @@ FLATTEN int fastopt_lion_f64(
     void *const state[FASTOPT_MAX_STATES] = {exp_avg};
     double hyper[FASTOPT_MAX_HYPERS] = {lr, beta1, beta2, weight_decay, grad_scale};
     return run_one(prepare_lion_f64, RULE_lion, FASTOPT_F64, n, p, g, state, hyper,
+                   options);
+}
+
+FLATTEN int fastopt_lamb_f32(
+    size_t n, float *p, const float *g, float *exp_avg, float *exp_avg_sq,
+    double step, double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
+    unsigned options)
+{
+    void *const state[FASTOPT_MAX_STATES] = {exp_avg, exp_avg_sq};
+    double hyper[FASTOPT_MAX_HYPERS] = {step, lr, beta1, beta2, eps, weight_decay, grad_scale};
+    return run_one(prepare_lamb_f32, RULE_lamb, FASTOPT_F32, n, p, g, state, hyper,
+                   options);
+}
+
+FLATTEN int fastopt_lamb_f64(
+    size_t n, double *p, const double *g, double *exp_avg, double *exp_avg_sq,
+    double step, double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
+    unsigned options)
+{
+    void *const state[FASTOPT_MAX_STATES] = {exp_avg, exp_avg_sq};
+    double hyper[FASTOPT_MAX_HYPERS] = {step, lr, beta1, beta2, eps, weight_decay, grad_scale};
+    return run_one(prepare_lamb_f64, RULE_lamb, FASTOPT_F64, n, p, g, state, hyper,
                    options);
 }

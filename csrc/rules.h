@@ -18,6 +18,7 @@ enum {
     RULE_adam,
     RULE_adamw,
     RULE_lion,
+    RULE_lamb,
     RULE_COUNT
 };
 
@@ -101,6 +102,14 @@ struct lion_hypers {
 
 struct lion_states {
     void *exp_avg;
+};
+
+struct lamb_hypers {
+    double step, lr, beta1, beta2, eps, weight_decay, grad_scale;
+};
+
+struct lamb_states {
+    void *exp_avg, *exp_avg_sq;
 };
 
 #endif /* FASTOPT_RULES_INTERNAL_H */

@@ -8,10 +8,11 @@ from fastopt.config import __version__, show_config
 from fastopt.data import minibatches
 from fastopt.embedding import get_include, get_sources
 from fastopt.optimizer import Optimizer, ParamGroup
-from fastopt.optimizers import NAG, SGD, Adadelta, Adagrad, Adam, AdamW, Lion, Momentum, RMSprop
+from fastopt.optimizers import LAMB, NAG, SGD, Adadelta, Adagrad, Adam, AdamW, Lion, Momentum, RMSprop
 from fastopt.threads import register_controller
 
 __all__ = [
+    "LAMB",
     "NAG",
     "SGD",
     "Adadelta",

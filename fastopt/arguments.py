@@ -13,6 +13,7 @@ __all__ = [
     "AdagradArguments",
     "AdamArguments",
     "AdamWArguments",
+    "LAMBArguments",
     "LionArguments",
     "MomentumArguments",
     "NAGArguments",
@@ -319,3 +320,30 @@ class LionArguments(Optimizer):
         threads: int | None = None,
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, weight_decay=weight_decay, maximize=maximize, threads=threads)
+
+
+class LAMBArguments(Optimizer):
+    """The hyperparameters of `LAMB`."""
+
+    rule = "lamb"
+    _switches: ClassVar[frozenset[str]] = frozenset({"maximize"})
+
+    lr = Hyper[float]()
+    betas = Hyper[tuple[float, float]]()
+    eps = Hyper[float]()
+    weight_decay = Hyper[float]()
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 1e-2,
+        *,
+        maximize: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(
+            params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize, threads=threads
+        )

@@ -79,6 +79,12 @@ cdef int lion_f32(
 cdef int lion_f64(
     size_t n, double *p, const double *g, double *exp_avg, double lr, double beta1, double beta2, double weight_decay,
     double grad_scale, unsigned options) noexcept nogil
+cdef int lamb_f32(
+    size_t n, float *p, const float *g, float *exp_avg, float *exp_avg_sq, double step, double lr, double beta1,
+    double beta2, double eps, double weight_decay, double grad_scale, unsigned options) noexcept nogil
+cdef int lamb_f64(
+    size_t n, double *p, const double *g, double *exp_avg, double *exp_avg_sq, double step, double lr, double beta1,
+    double beta2, double eps, double weight_decay, double grad_scale, unsigned options) noexcept nogil
 cdef const fastopt_rule_info *rule(int rule) noexcept nogil
 cdef int find_rule(const char *name) noexcept nogil
 cdef int group_init(fastopt_group_128_296_88_96_56 *group, size_t size, const char *rule, int type) noexcept nogil

@@ -31,6 +31,8 @@ cdef extern from "fastopt.h":
     int fastopt_adamw_f64(...) nogil
     int fastopt_lion_f32(...) nogil
     int fastopt_lion_f64(...) nogil
+    int fastopt_lamb_f32(...) nogil
+    int fastopt_lamb_f64(...) nogil
     const fastopt_rule_info *fastopt_rule(...) nogil
     int fastopt_find_rule(...) nogil
     int fastopt_group_init(...) nogil
@@ -197,6 +199,20 @@ cdef int lion_f64(
     size_t n, double *p, const double *g, double *exp_avg, double lr, double beta1, double beta2, double weight_decay,
     double grad_scale, unsigned options) noexcept nogil:
     return fastopt_lion_f64(n, p, g, exp_avg, lr, beta1, beta2, weight_decay, grad_scale, options)
+
+
+cdef int lamb_f32(
+    size_t n, float *p, const float *g, float *exp_avg, float *exp_avg_sq, double step, double lr, double beta1,
+    double beta2, double eps, double weight_decay, double grad_scale, unsigned options) noexcept nogil:
+    return fastopt_lamb_f32(n, p, g, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, grad_scale,
+                            options)
+
+
+cdef int lamb_f64(
+    size_t n, double *p, const double *g, double *exp_avg, double *exp_avg_sq, double step, double lr, double beta1,
+    double beta2, double eps, double weight_decay, double grad_scale, unsigned options) noexcept nogil:
+    return fastopt_lamb_f64(n, p, g, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, grad_scale,
+                            options)
 
 
 cdef const fastopt_rule_info *rule(int rule) noexcept nogil:

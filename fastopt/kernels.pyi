@@ -10,6 +10,7 @@ __all__ = [
     "adagrad",
     "adam",
     "adamw",
+    "lamb",
     "lion",
     "momentum",
     "nag",
@@ -140,6 +141,20 @@ def lion(
     lr: _Number = 1e-4,
     betas: tuple[_Number, _Number] = (0.9, 0.99),
     weight_decay: _Number = 0.0,
+    grad_scale: _Number = 1.0,
+    maximize: bool = False,
+) -> None: ...
+def lamb(
+    p: _Array,
+    g: _Gradient,
+    exp_avg: _Array,
+    exp_avg_sq: _Array,
+    *,
+    step: _Number,
+    lr: _Number = 1e-3,
+    betas: tuple[_Number, _Number] = (0.9, 0.999),
+    eps: _Number = 1e-6,
+    weight_decay: _Number = 1e-2,
     grad_scale: _Number = 1.0,
     maximize: bool = False,
 ) -> None: ...

@@ -26,7 +26,7 @@ from fastopt._core cimport update
 
 from fastopt._core import pair
 
-__all__ = ["sgd", "momentum", "nag", "adagrad", "adadelta", "rmsprop", "adam", "adamw", "lion"]
+__all__ = ["sgd", "momentum", "nag", "adagrad", "adadelta", "rmsprop", "adam", "adamw", "lion", "lamb"]
 
 
 def sgd(p, g, *, momentum_buffer=None, step=1, lr=1e-3, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False,
@@ -482,3 +482,57 @@ def lion(p, g, exp_avg, *, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, grad_sc
     """
     beta1, beta2 = pair("betas", betas)
     update("lion", p, g, (exp_avg,), (lr, beta1, beta2, weight_decay, grad_scale), (maximize,))
+
+
+def lamb(p, g, exp_avg, exp_avg_sq, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=1e-2, grad_scale=1.0,
+         maximize=False):
+    """LAMB: Adam's direction, scaled for each tensor to the size of its parameters.
+
+    The step::
+
+        m = beta1*m + (1-beta1)*g                 with m the exp_avg, v the exp_avg_sq, g = grad_scale*gradient
+        v = beta2*v + (1-beta2)*g*g
+        u = m/(1-beta1**step) / (sqrt(v)/sqrt(1-beta2**step) + eps) + weight_decay*p
+        p -= lr*r*u                               with r = |p|/|u| over the tensor, 1 where either is 0
+
+    Parameters
+    ----------
+    p : array
+        The parameters, updated in place: float32 or float64, of any shape.
+    g : array
+        Their gradient, only read: float16, bfloat16, float32 or float64, of the same shape.
+    exp_avg : array
+        Running average of the gradient. It is updated in place, and starts with zeros.
+    exp_avg_sq : array
+        Running average of the squared gradient. It is updated in place, and starts with zeros.
+    step : int
+        The number of this step with these state buffers, from 1. It must be a whole number from 1 to 2**53.
+    lr : float
+        Learning rate. It must be a finite number >= 0.
+    betas : pair of float
+        The pair `(beta1, beta2)`: the decay rate of the running average of the gradient, and the decay rate of the
+        running average of the squared gradient. Each must be a number in [0, 1).
+    eps : float
+        Added to the denominator. It must be a finite number >= 0.
+    weight_decay : float
+        Inside the update u, and so inside the trust ratio. It must be a finite number >= 0.
+    grad_scale : float
+        Factor of the gradient. It must be a finite number.
+    maximize : bool
+        Climb instead of descend.
+
+    Notes
+    -----
+    You et al., "Large batch optimization for deep learning: training BERT in 76 minutes", arXiv:1904.00962, algorithm
+    2. apex clips the gradients by their global norm first (`max_norm` does here); timm and apex have
+    `weight_decay=0.01` too, optax 0. See `fastopt.LAMB`.
+
+    Examples
+    --------
+    >>> p, m, v = np.ones(2), np.zeros(2), np.zeros(2)
+    >>> fastopt.kernels.lamb(p, np.full(2, 5.0), m, v, step=1, lr=0.1, weight_decay=0.0)
+    >>> p.round(6)
+    array([0.9, 0.9])
+    """
+    beta1, beta2 = pair("betas", betas)
+    update("lamb", p, g, (exp_avg, exp_avg_sq), (step, lr, beta1, beta2, eps, weight_decay, grad_scale), (maximize,))

@@ -75,3 +75,9 @@ cdef int lion_f32(
 cdef int lion_f64(
     double[::1] p, const double[::1] g, double[::1] exp_avg, double lr, double beta1, double beta2, double weight_decay,
     double grad_scale, unsigned options) except -1 nogil
+cdef int lamb_f32(
+    float[::1] p, const float[::1] g, float[::1] exp_avg, float[::1] exp_avg_sq, double step, double lr, double beta1,
+    double beta2, double eps, double weight_decay, double grad_scale, unsigned options) except -1 nogil
+cdef int lamb_f64(
+    double[::1] p, const double[::1] g, double[::1] exp_avg, double[::1] exp_avg_sq, double step, double lr,
+    double beta1, double beta2, double eps, double weight_decay, double grad_scale, unsigned options) except -1 nogil

@@ -293,3 +293,33 @@ cdef int lion_f64(
     if n == 0:
         return answer(capi.lion_f64(0, NULL, NULL, NULL, lr, beta1, beta2, weight_decay, grad_scale, options))
     return answer(capi.lion_f64(n, &p[0], &g[0], &exp_avg[0], lr, beta1, beta2, weight_decay, grad_scale, options))
+
+
+cdef int lamb_f32(
+    float[::1] p, const float[::1] g, float[::1] exp_avg, float[::1] exp_avg_sq, double step, double lr, double beta1,
+    double beta2, double eps, double weight_decay, double grad_scale, unsigned options) except -1 nogil:
+    cdef Py_ssize_t n = p.shape[0]
+    needed("p", p is None, p.shape[0], n)
+    needed("g", g is None, g.shape[0], n)
+    needed("exp_avg", exp_avg is None, exp_avg.shape[0], n)
+    needed("exp_avg_sq", exp_avg_sq is None, exp_avg_sq.shape[0], n)
+    if n == 0:
+        return answer(capi.lamb_f32(0, NULL, NULL, NULL, NULL, step, lr, beta1, beta2, eps, weight_decay, grad_scale,
+                                    options))
+    return answer(capi.lamb_f32(n, &p[0], &g[0], &exp_avg[0], &exp_avg_sq[0], step, lr, beta1, beta2, eps, weight_decay,
+                                grad_scale, options))
+
+
+cdef int lamb_f64(
+    double[::1] p, const double[::1] g, double[::1] exp_avg, double[::1] exp_avg_sq, double step, double lr,
+    double beta1, double beta2, double eps, double weight_decay, double grad_scale, unsigned options) except -1 nogil:
+    cdef Py_ssize_t n = p.shape[0]
+    needed("p", p is None, p.shape[0], n)
+    needed("g", g is None, g.shape[0], n)
+    needed("exp_avg", exp_avg is None, exp_avg.shape[0], n)
+    needed("exp_avg_sq", exp_avg_sq is None, exp_avg_sq.shape[0], n)
+    if n == 0:
+        return answer(capi.lamb_f64(0, NULL, NULL, NULL, NULL, step, lr, beta1, beta2, eps, weight_decay, grad_scale,
+                                    options))
+    return answer(capi.lamb_f64(n, &p[0], &g[0], &exp_avg[0], &exp_avg_sq[0], step, lr, beta1, beta2, eps, weight_decay,
+                                grad_scale, options))

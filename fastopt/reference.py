@@ -23,6 +23,7 @@ __all__ = [
     "adamw",
     "clip_grad_norm",
     "global_norm",
+    "lamb",
     "lion",
     "momentum",
     "nag",
@@ -350,6 +351,39 @@ def lion(
     g = _scaled(g, p, grad_scale, maximize)
     p[...] = keep * p - lr * np.sign(beta1 * m + rest1 * g)
     m[...] = beta2 * m + rest2 * g
+
+
+@_quiet
+def lamb(
+    p: Array,
+    g: Array,
+    exp_avg: Array,
+    exp_avg_sq: Array,
+    *,
+    step: int,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-6,
+    weight_decay: float = 1e-2,
+    grad_scale: float = 1.0,
+    maximize: bool = False,
+) -> None:
+    """LAMB in NumPy; see `fastopt.kernels.lamb`."""
+    real = p.dtype.type
+    decay, eps = real(weight_decay), real(eps)
+    beta1, rest1 = real(betas[0]), real(1.0 - betas[0])
+    beta2, rest2 = real(betas[1]), real(1.0 - betas[1])
+    correction = real(1.0 / (1.0 - _power(betas[0], step)))
+    root = real(1.0 / np.sqrt(1.0 - _power(betas[1], step)))
+
+    m, v = exp_avg, exp_avg_sq
+    g = _scaled(g, p, grad_scale, maximize)
+    m[...] = beta1 * m + rest1 * g
+    v[...] = beta2 * v + rest2 * g * g
+    update = correction * m / (np.sqrt(v) * root + eps) + decay * p
+    of_p, of_update = (_sum_squares(np.asarray(x, np.float64).reshape(-1), 1.0) for x in (p, update))
+    ratio = np.sqrt(of_p) / np.sqrt(of_update) if of_p != 0 and of_update != 0 else 1.0
+    p[...] = p - real(lr * ratio) * update
 
 
 # ---- The global norm. ----

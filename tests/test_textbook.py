@@ -146,3 +146,40 @@ def test_lion_does_not_move_where_its_average_is_zero():
     opt.step(np.array([0.0, -0.02 * 9, 0.0]))  # 0.9*0.02 - 0.1*0.18 is 0 but for rounding, and then the average decides
     assert p[0] == 1.0
     assert p[2] == 1.5
+
+
+def lamb(start, scale, lr=0.01, b1=0.9, b2=0.999, eps=1e-6, decay=0.1):
+    """You et al., arXiv:1904.00962, algorithm 2, on a whole tensor in plain floats, phi the identity."""
+    theta, m, v = list(start), [0.0] * len(start), [0.0] * len(start)
+    for t in range(1, STEPS + 1):
+        updates = []
+        for i, x in enumerate(theta):
+            g = math.sin(x) + scale[i] * x
+            m[i], v[i] = b1 * m[i] + (1 - b1) * g, b2 * v[i] + (1 - b2) * g**2
+            r = m[i] / (1 - b1**t) / (math.sqrt(v[i] / (1 - b2**t)) + eps)
+            updates.append(r + decay * x)
+        ratio = math.hypot(*theta) / math.hypot(*updates)
+        theta = [x - lr * ratio * u for x, u in zip(theta, updates, strict=True)]
+    return theta
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(np.float64, 1e-11), (np.float32, 2e-5)])
+@pytest.mark.parametrize("size", [1, 21, 5000])
+def test_lamb_of_whole_tensors(size, dtype, rtol):
+    rng = np.random.default_rng(7)
+    params = [rng.normal(size=size).astype(dtype) for _ in range(2)]
+    scales = [rng.uniform(0.5, 5.0, size=size).astype(dtype) for _ in range(2)]
+    expected = [lamb(p.astype(float), s.astype(float)) for p, s in zip(params, scales, strict=True)]
+    opt = fastopt.LAMB(params, lr=0.01, weight_decay=0.1)
+    for _ in range(STEPS):
+        opt.step([np.sin(p) + s * p for p, s in zip(params, scales, strict=True)])
+    for p, wanted in zip(params, expected, strict=True):
+        np.testing.assert_allclose(p, wanted, rtol=rtol, atol=rtol)
+
+
+def test_the_trust_ratio_is_1_where_a_norm_is_0():
+    zeros, still = np.zeros(3), np.array([1.0, -2.0])
+    opt = fastopt.LAMB([zeros, still], lr=0.25, weight_decay=0.0)
+    opt.step([np.array([4.0, -4.0, 4.0]), np.zeros(2)])
+    np.testing.assert_allclose(zeros, [-0.25, 0.25, -0.25], rtol=1e-5)
+    assert still.tolist() == [1.0, -2.0]
