@@ -33,7 +33,7 @@ ALWAYS_INLINE int find_bad_hyper(int rule, int type, const double *hyper)
     const fastopt_rule_row *const row = &fastopt_rules[rule];
 
     if (row->range[0] == RANGE_count && hyper[0] >= 1.0 && hyper[0] <= 0x1p53 && hyper[0] != (double)(int64_t)hyper[0])
-        return 0;
+        return 0; /* not whole; the conversion is defined for what is within the bounds */
     for (int i = 0; i < row->info.hyper_count; i++)
         if (!in_bounds(fastopt_range_bounds[row->range[i]][type - FASTOPT_F32], hyper[i]))
             return i;

@@ -437,7 +437,7 @@ static void settle_lamb_f64(const double *hyper, void *const *state, unsigned op
 
 /* For float and double. */
 FASTOPT_INTERNAL const fastopt_bounds fastopt_range_bounds[RANGE_COUNT][2] = {
-    [RANGE_count] = {{0.0, 0x1p53, NAN}, {0.0, 0x1p53, NAN}},
+    [RANGE_count] = {{0x1.fffffffffffffp-1, 0x1p53, NAN}, {0x1.fffffffffffffp-1, 0x1p53, NAN}},
     [RANGE_non_negative] = {{0x1p-150, 0x1.fffffefffffffp127, 0.0}, {0.0, DBL_MAX, 0.0}},
     [RANGE_below_one] = {{0x1p-150, 0x1.fffffefffffffp-1, 0.0}, {0.0, 0x1.fffffffffffffp-1, 0.0}},
     [RANGE_up_to_one] = {{0x1p-150, 1.0, 0.0}, {0.0, 1.0, 0.0}},

@@ -813,7 +813,8 @@ def test_gradients_follow_ieee_rules(kernel, value):
     for name in kernel.written:
         assert_same_bits(kernel.buffers[name], expected[name], name)
     assert not np.isfinite(kernel.buffers["p"][2]) or np.isinf(value)
-    assert np.isfinite(np.delete(kernel.buffers["p"], 2)).all()
+    if not RULES[kernel.variant.rule].sums:  # of which one number comes for all elements
+        assert np.isfinite(np.delete(kernel.buffers["p"], 2)).all()
 
 
 def available_memory():

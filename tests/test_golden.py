@@ -57,7 +57,7 @@ def test_it_is_what_the_core_gives(name, flags, tmp_path, tried):
             "norm_template.h",
             "sums[j] += x * x;\n        }",
             "sums[j ^ 1] += x * x;\n        }",
-            "norm|model|layouts|all",
+            "norm|model|layouts|all|lamb",
         ),
         ("norm.c", "max_norm / (norm + 1e-6); /*", "max_norm / norm; /*", "norm|model|layouts|all"),
         (

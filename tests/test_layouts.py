@@ -5,6 +5,7 @@ The reference gets contiguous copies, converted by NumPy. What lies in the gaps 
 
 import copy
 import ctypes
+import inspect
 import itertools
 import math
 import struct
@@ -197,14 +198,15 @@ class Twin:
                 factor = grad_scale * (max_norm / (norm + 1e-6))
         rule = RULES[self.opt.rule]
         self.steps += 1
-        unknown = ("params", "centered", "amsgrad", "initial_accumulator_value")
+        function = getattr(reference, rule.name)
+        taken = inspect.signature(function).parameters
         for p, g, states, group in zip(self.arrays, grads, self.states, self.groups(), strict=True):
             for name in rule.states:
                 if self.uses(name, group):
                     states.setdefault(name, np.zeros_like(p))
-            hypers = {key: value for key, value in group.items() if key not in unknown}
+            hypers = {key: value for key, value in group.items() if key in taken}
             counted = {"step": self.steps} if "step" in rule.hypers else {}
-            getattr(reference, rule.name)(p, g, **states, **hypers, **counted, grad_scale=factor)
+            function(p, g, **states, **hypers, **counted, grad_scale=factor)
         return norm
 
     def uses(self, name, group):
@@ -531,7 +533,8 @@ def test_nan_and_infinity_follow_ieee_rules(stored):
                 variant.reference(expected[0], converted(grad, dtype), expected[1:], arguments)
                 for found, wanted in zip((p, *states), expected, strict=True):
                     assert_same_bits(np.array(found, order="C"), wanted)
-                assert np.isfinite(np.delete(p, 7)).all()
+                if not RULES[variant.rule].sums:  # one number for all elements
+                    assert np.isfinite(np.delete(p, 7)).all()
 
 
 # ---- Numbers for parameters without dimensions. ----
