@@ -349,7 +349,9 @@ def lion(
 
     m = exp_avg
     g = _scaled(g, p, grad_scale, maximize)
-    p[...] = keep * p - lr * np.sign(beta1 * m + rest1 * g)
+    c = beta1 * m + rest1 * g
+    sign = np.where(c > 0, real(1), np.where(c < 0, real(-1), c))  # that of -0 is -0, unlike np.sign's
+    p[...] = keep * p - lr * sign
     m[...] = beta2 * m + rest2 * g
 
 

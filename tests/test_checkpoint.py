@@ -34,6 +34,8 @@ MAKERS = {
     "Adam": {},
     "Adam with AMSGrad": {"amsgrad": True, "betas": (0.8, 0.99), "maximize": True},
     "AdamW": {"lr": 0.1},
+    "Lion": {"betas": (0.8, 0.95)},
+    "LAMB": {"weight_decay": 0.01},
 }
 
 
