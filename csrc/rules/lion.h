@@ -45,7 +45,9 @@ LOOP T(lion_loop)(size_t n, real *restrict p, const real *restrict g, real *rest
     for (size_t i = 0; i < n; i++) {
         const real gi = c.scale * g[i];
         const real ci = c.beta1 * m[i] + c.rest1 * gi;
-        const real sign = ci > 0 ? (real)1.0 : ci < 0 ? (real)-1.0 : ci;
+        real sign = ci; /* two choices one after the other, not one in the other, which would not vectorize */
+        sign = ci > 0 ? (real)1.0 : sign;
+        sign = ci < 0 ? (real)-1.0 : sign;
         p[i] = c.keep * p[i] - c.lr * sign;
         m[i] = c.beta2 * m[i] + c.rest2 * gi;
     }
