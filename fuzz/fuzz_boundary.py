@@ -262,7 +262,7 @@ JUNK = [
     lambda: np.array(["a"]), lambda: np.array([{}]), lambda: (ctypes.c_void_p * 2)(),
     lambda: (ctypes.py_object * 2)(), lambda: ctypes.c_float(1.0), lambda: array.array("f"),
     lambda: array.array("d", [1.0] * 3), lambda: array.array("i", [1]), lambda: memoryview(bytearray(16))[::2],
-    lambda: np.broadcast_to(np.float64(1.0), (10**15,)), lambda: math.nan, lambda: np.empty((0, 2**40)),
+    lambda: np.broadcast_to(np.float64(1.0), (10**6,)), lambda: math.nan, lambda: np.empty((0, 2**40)),
     lambda: np.ma.masked_array([1.0, 2.0], [True, False]), lambda: np.ones(3).view(Subclass),
     lambda: np.zeros((1,) * 32), lambda: np.recarray(3, dtype=[("x", np.float32)]), lambda: np.datetime64("2000"),
 ]  # fmt: skip

@@ -415,6 +415,18 @@ def test_large_gradients_of_a_tiny_norm():
     assert p == pytest.approx(np.full((10, 10), -3e-7), rel=1e-6)
 
 
+def test_the_functions_of_the_rules_form_the_product_in_float64_too():
+    """Those of C, which take one tensor and no layout."""
+    kind = ctypes.CFUNCTYPE(
+        ctypes.c_int, ctypes.c_size_t, *[ctypes.c_void_p] * 3, *[ctypes.c_double] * 6, ctypes.c_uint
+    )
+    sgd = kind(fastopt.capi_address("fastopt_sgd_f32"))
+    for slope, scale in ((3e38, 1e-45), (1e-40, -1e45), (1.0, 1 / 3), (7.7, 1 + 2.0**-40)):
+        p, g = np.zeros(9, np.float32), np.full(9, slope, np.float32)
+        assert sgd(9, p.ctypes.data, g.ctypes.data, None, 1.0, 1.0, 0.0, 0.0, 0.0, scale, 0) == 0
+        assert (p == ctypes.c_float(-scale * float(g[0])).value).all()
+
+
 # ---- Values. ----
 
 

@@ -51,7 +51,7 @@ def histories(variant, dtype, count):
         variant.reference(p, g, states, keywords)
         after.append([array.copy() for array in (p, *states)])
     assert all(np.isfinite(array).all() for arrays in after for array in arrays)
-    assert not any((arrays[0] == start[0]).all() for arrays in after)
+    assert not (count and any((arrays[0] == start[0]).all() for arrays in after))
     return start, grads, arguments, after
 
 
