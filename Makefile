@@ -10,6 +10,7 @@ VENV ?= .venv
 EXTRAS ?= test
 BENCH_EXTRAS ?= bench
 ARGS ?=
+WORKERS ?= 2
 FUZZ_EXAMPLES ?= 1000
 AMALGAMATION ?= build/amalgamation
 AUDIT ?=
@@ -22,8 +23,9 @@ SOURCES := setup.py pyproject.toml $(shell find csrc fastopt -name '*.[chd]*' -o
 demo: $(VENV)/.installed-demo
 	$(VENV)/bin/python -m fastopt demo $(ARGS)
 
+# The files of tests are shared among WORKERS processes; 0: one process, as a debugger wants it.
 test: $(VENV)/.installed-$(EXTRAS)
-	$(VENV)/bin/pytest $(ARGS)
+	$(VENV)/bin/pytest --numprocesses=$(WORKERS) --dist=loadfile --benchmark-disable $(ARGS)
 
 test-arch: $(VENV)/.installed-$(EXTRAS)
 	FASTOPT_TEST_ARCH=1 $(VENV)/bin/pytest tests/test_arch.py $(ARGS)

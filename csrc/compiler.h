@@ -6,6 +6,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -79,5 +80,32 @@ static inline uint32_t fastopt_mask(int condition)
 }
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+/* Four floats in one vector register, where there are any; and one made of two by their places, 0 to 7. */
+typedef float fastopt_four __attribute__((vector_size(16)));
+#if defined(__clang__)
+#define FASTOPT_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t fastopt_four_places __attribute__((vector_size(16)));
+#define FASTOPT_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (fastopt_four_places){__VA_ARGS__})
+#endif
+
+/* Moves four rows of four floats; they become four columns. Strides are in bytes. GCC finds no vectors in a plain loop. */
+ALWAYS_INLINE void fastopt_transpose(const char *from, ptrdiff_t from_stride, char *to, ptrdiff_t to_stride)
+{
+    fastopt_four in[4];
+
+    for (int i = 0; i < 4; i++)
+        memcpy(&in[i], from + i * from_stride, sizeof in[i]);
+    {
+        const fastopt_four low[2] = {FASTOPT_SHUFFLE(in[0], in[1], 0, 4, 1, 5), FASTOPT_SHUFFLE(in[2], in[3], 0, 4, 1, 5)};
+        const fastopt_four high[2] = {FASTOPT_SHUFFLE(in[0], in[1], 2, 6, 3, 7), FASTOPT_SHUFFLE(in[2], in[3], 2, 6, 3, 7)};
+        const fastopt_four out[4] = {
+            FASTOPT_SHUFFLE(low[0], low[1], 0, 1, 4, 5), FASTOPT_SHUFFLE(low[0], low[1], 2, 3, 6, 7),
+            FASTOPT_SHUFFLE(high[0], high[1], 0, 1, 4, 5), FASTOPT_SHUFFLE(high[0], high[1], 2, 3, 6, 7)};
+        for (int i = 0; i < 4; i++)
+            memcpy(to + i * to_stride, &out[i], sizeof out[i]);
+    }
+}
 
 #endif /* FASTOPT_COMPILER_H */

@@ -219,7 +219,7 @@ typedef struct {
     size_t size; /* sizeof(fastopt_model) */
     size_t count;
     fastopt_group *groups;
-    double grad_scale; /* multiplies every gradient, on top of each group's own grad_scale */
+    double grad_scale; /* multiplies every gradient, on top of each group's own; the product must be finite, too */
     double max_norm;   /* under FASTOPT_CLIP_NORM, a number >= 0 */
     unsigned extras;
     int threads; /* at most so many; 0 or less: fastopt_get_num_threads() */

@@ -15,7 +15,7 @@ enum {
 FASTOPT_INTERNAL int fastopt_fail(fastopt_model *model, int code, ptrdiff_t group, ptrdiff_t tensor, const char *name,
                                   double value, const char *takes)
 {
-    const int rule = group >= 0 ? model->groups[group].rule : -1;
+    const int rule = group >= 0 && model->groups[group].size == sizeof(fastopt_group) ? model->groups[group].rule : -1;
 
     model->error = (fastopt_error){code, group, tensor, NULL, name, value, takes};
     if (rule >= 0 && rule < RULE_COUNT)

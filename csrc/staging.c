@@ -10,12 +10,13 @@
 
 enum {
     SCRATCH = 1 << 16,   /* bytes for all unpacked buffers together: a tile of floats, in a second-level cache */
-    MOST_UNPACKED = 1024, /* elements of a block with unpacked buffers */
+    MOST_UNPACKED = 4096, /* elements of a block with unpacked buffers, if there is scratch memory for so many */
     SLICE = 128,         /* elements of a block between which memory for the next one is fetched, */
     FETCHED = 1 << 19,   /* in tensors of so many elements or more: smaller ones are in a cache already */
     LONG_ROW = 256,      /* elements of a row from which on blocks end with it, so that its buffers need not be unpacked */
     TILE_ROWS = 64,      /* of a tile that is fetched across the rows: four cache lines of floats in each column, which */
-    TILE_COLUMNS = 64    /* memory delivers in a row; and columns at least, or there are fewer rows */
+    LEAST_ROWS = 16,     /* memory delivers in a row; one line at least; */
+    TILE_COLUMNS = 64    /* and columns at least, or there are fewer rows */
 };
 
 /* ---- The layout of a tensor, made ready to be walked. ---- */
@@ -44,7 +45,8 @@ typedef struct {
     _Alignas(FASTOPT_LINE) char scratch[SCRATCH];
 } walker;
 
-_Static_assert(SCRATCH / (FASTOPT_BUFFERS + 1) / sizeof(double) > MOST_UNPACKED, "a block fits with all buffers unpacked");
+_Static_assert(SCRATCH / (FASTOPT_BUFFERS + 1) / sizeof(double) >= TILE_COLUMNS + FASTOPT_LANES,
+               "there is a tile with all buffers unpacked");
 
 static void add_buffer(walker *w, int place, const void *base, int type, const ptrdiff_t *strides, const fastopt_layout *layout)
 {
@@ -419,13 +421,14 @@ static void find_index(const walker *w, size_t element, size_t *index)
 
 static void run_blocks(walker *w, fastopt_block *block, size_t begin, size_t end)
 {
-    const size_t row = w->size[w->ndim - 1];
+    const size_t row = w->size[w->ndim - 1], room = w->capacity < MOST_UNPACKED ? w->capacity : MOST_UNPACKED;
+    const size_t most = w->staged || w->how->scratch ? room : SIZE_MAX;
     size_t index[FASTOPT_MAX_DIMS];
 
     for (size_t i = begin, n; i < end; i += n) {
         n = end - i;
-        if ((w->staged || w->how->scratch) && n > MOST_UNPACKED)
-            n = MOST_UNPACKED;
+        if (n > most)
+            n = most;
         if (w->how->zeroes_g && n > FASTOPT_ZEROED)
             n = FASTOPT_ZEROED;
         find_index(w, i, index);
@@ -463,26 +466,54 @@ static int crossing_axis(const walker *w)
 
 typedef struct {
     int across;           /* the axis of the rows of a tile; its columns are along the last */
+    int whole;            /* whether a tile is consecutive elements, in memory and unpacked: one block */
     size_t rows, columns; /* of a tile */
-    size_t width;         /* elements from one unpacked row to the next: rows that lie a power of two apart would compete
-                             for the same few places of the cache */
+    size_t width;         /* elements from one unpacked row to the next */
     size_t down, along;   /* tiles along both axes */
     size_t tiles;
 } tiling;
 
+static int is_unpacked_in_tiles(const walker *w, const buffer *b)
+{
+    return must_unpack(w, b) || b->stride[w->ndim - 1] != b->item;
+}
+
+/* Whether whole rows along the last axis follow each other in every buffer that tiles do not unpack. */
+static int rows_follow(const walker *w, int across)
+{
+    const int last = w->ndim - 1;
+
+    for (int k = 0; k < FASTOPT_BUFFERS; k++) {
+        const buffer *const b = &w->buffers[k];
+        if (b->base && !is_unpacked_in_tiles(w, b) && b->stride[across] != (ptrdiff_t)w->size[last] * b->item)
+            return 0;
+    }
+    return 1;
+}
+
+/* Shares a row among the fewest tiles that have scratch memory for so many columns, evenly, by whole vectors. */
+static size_t even_columns(size_t columns, size_t room)
+{
+    const size_t most = room / FASTOPT_LANES * FASTOPT_LANES;
+    const size_t tiles = (columns + most - 1) / most, even = (columns + tiles - 1) / tiles;
+
+    return tiles > 1 ? (even + FASTOPT_LANES - 1) / FASTOPT_LANES * FASTOPT_LANES : columns;
+}
+
 static tiling tiles_of(const walker *w, int across)
 {
     const int last = w->ndim - 1;
+    const size_t row = w->size[last] * fastopt_computed_size(w->type);
     tiling t = {.across = across, .rows = TILE_ROWS, .tiles = 1};
 
-    while (w->capacity / t.rows < TILE_COLUMNS + FASTOPT_LANES)
+    /* Rows that lie a power of two apart would compete for the same few places of the cache. */
+    t.whole = row % 512 != 0 && w->size[last] * LEAST_ROWS <= w->capacity && rows_follow(w, across);
+    while (t.whole ? w->capacity / t.rows < w->size[last] : w->capacity / t.rows < TILE_COLUMNS + FASTOPT_LANES)
         t.rows /= 2;
     if (t.rows > w->size[across])
         t.rows = w->size[across];
-    t.columns = w->capacity / t.rows - FASTOPT_LANES;
-    if (t.columns > w->size[last])
-        t.columns = w->size[last];
-    t.width = t.columns + FASTOPT_LANES;
+    t.columns = t.whole ? w->size[last] : even_columns(w->size[last], w->capacity / t.rows - FASTOPT_LANES);
+    t.width = t.whole ? t.columns : t.columns + FASTOPT_LANES;
     t.down = (w->size[across] + t.rows - 1) / t.rows;
     t.along = (w->size[last] + t.columns - 1) / t.columns;
     for (int d = 0; d < w->ndim; d++)
@@ -512,7 +543,7 @@ static void run_tile(walker *w, const tiling *t, fastopt_block *block, size_t ti
 {
     const int last = w->ndim - 1;
     const size_t item = fastopt_computed_size(w->type);
-    size_t index[FASTOPT_MAX_DIMS], next[FASTOPT_MAX_DIMS], rows, columns;
+    size_t index[FASTOPT_MAX_DIMS], next[FASTOPT_MAX_DIMS], rows, columns, runs;
     fetch f = {.count = 0};
     char *memory[FASTOPT_BUFFERS];
     int unpacked[FASTOPT_BUFFERS] = {0};
@@ -529,7 +560,7 @@ static void run_tile(walker *w, const tiling *t, fastopt_block *block, size_t ti
         if (!b->base)
             continue;
         memory[k] = address(w, b, index);
-        unpacked[k] = must_unpack(w, b) || b->stride[last] != b->item;
+        unpacked[k] = is_unpacked_in_tiles(w, b);
         if (!unpacked[k])
             continue;
         unpack(w, b, rows, columns, memory[k], b->stride[t->across], b->stride[last], b->unpacked, t->width);
@@ -539,19 +570,23 @@ static void run_tile(walker *w, const tiling *t, fastopt_block *block, size_t ti
                       (down < t->rows ? down : t->rows) * (size_t)b->item);
         }
     }
-    if (w->buffers[G].base && w->buffers[G].scaled)
-        for (size_t r = 0; r < rows; r++)
-            multiply(w, columns, w->buffers[G].unpacked + r * t->width * item);
-    block->n = columns;
-    for (size_t r = 0; r < rows; r++) {
+    runs = t->whole ? 1 : rows;
+    block->n = rows * columns / runs;
+    for (size_t r = 0; r < runs; r++) {
         for (int k = 0; k < FASTOPT_BUFFERS; k++) {
             const buffer *const b = &w->buffers[k];
             if (b->base)
                 set_place(block, k, unpacked[k] ? b->unpacked + r * t->width * item
                                                 : memory[k] + (ptrdiff_t)r * b->stride[t->across]);
         }
-        fetch_share(&f, r, rows);
-        w->how->task(w->how->context, block);
+        if (w->buffers[G].base && w->buffers[G].scaled)
+            multiply(w, block->n, (void *)(uintptr_t)block->g);
+        if (t->whole) {
+            compute(w, block, &f);
+        } else {
+            fetch_share(&f, r, rows);
+            w->how->task(w->how->context, block);
+        }
     }
     for (int k = 0; k < FASTOPT_BUFFERS; k++) {
         buffer *const b = &w->buffers[k];

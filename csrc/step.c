@@ -113,6 +113,7 @@ static int check_group(fastopt_model *model, size_t k)
 {
     const fastopt_group *group = &model->groups[k];
     const fastopt_rule_row *row;
+    double factor;
     int bad, used = 0;
 
     if (group->rule < 0 || group->rule >= RULE_COUNT)
@@ -125,6 +126,10 @@ static int check_group(fastopt_model *model, size_t k)
         const fastopt_hyper_info *info = &row->info.hypers[bad];
         return fastopt_fail(model, FASTOPT_ERR_HYPER - bad, (ptrdiff_t)k, -1, info->name, group->hyper[bad], info->takes);
     }
+    factor = model->grad_scale * group->hyper[row->info.hyper_count - 1];
+    if (!(fabs(factor) <= DBL_MAX))
+        return fastopt_fail(model, FASTOPT_ERR_MODEL, (ptrdiff_t)k, -1, "grad_scale", factor,
+                            "a finite number, also multiplied by the group's own");
     for (int i = row->info.hyper_count; i < FASTOPT_MAX_HYPERS; i++)
         used |= group->hyper[i] != 0.0;
     return used ? fail(model, FASTOPT_ERR_UNUSED, k, -1, "hyper", "0 past the rule's last hyperparameter") : FASTOPT_OK;

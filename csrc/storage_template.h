@@ -5,6 +5,7 @@
  *
  *     STORED         the C type that a stored element is read as
  *     LOAD, STORE    the conversions of one element
+ *     MOVES          whether a stored element is a float that is computed as it is: it need not be converted
  *     UNPACK, PACK   the names of the two functions
  *
  * Both move a block of `rows` times `columns` elements between memory of any strides, in bytes, and a scratch buffer whose
@@ -32,6 +33,15 @@ ENTRY UNPACK(size_t rows, size_t columns, const char *from, ptrdiff_t row_stride
                 out[r * width + c] = LOAD(*(const STORED *)(const void *)(from + (ptrdiff_t)c * column_stride));
     } else {
         size_t c = 0;
+        for (; MOVES && columns - c >= 4 && row_stride == (ptrdiff_t)sizeof(STORED); c += 4, from += 4 * column_stride) {
+            size_t r = 0;
+            for (; rows - r >= 4; r += 4)
+                fastopt_transpose(from + r * sizeof(STORED), column_stride, (char *)(out + r * width + c),
+                                  (ptrdiff_t)(width * sizeof(real)));
+            for (; r < rows; r++)
+                for (size_t j = 0; j < 4; j++)
+                    out[r * width + c + j] = LOAD(((const STORED *)(const void *)(from + (ptrdiff_t)j * column_stride))[r]);
+        }
         for (; columns - c >= 8 && row_stride == (ptrdiff_t)sizeof(STORED); c += 8, from += 8 * column_stride) {
             const STORED *in[8];
             real *restrict row = out + c;
@@ -67,6 +77,15 @@ ENTRY PACK(size_t rows, size_t columns, char *to, ptrdiff_t row_stride, ptrdiff_
                 *(STORED *)(void *)(to + (ptrdiff_t)c * column_stride) = STORE(in[r * width + c]);
     } else {
         size_t c = 0;
+        for (; MOVES && columns - c >= 4 && row_stride == (ptrdiff_t)sizeof(STORED); c += 4, to += 4 * column_stride) {
+            size_t r = 0;
+            for (; rows - r >= 4; r += 4)
+                fastopt_transpose((const char *)(in + r * width + c), (ptrdiff_t)(width * sizeof(real)),
+                                  to + r * sizeof(STORED), column_stride);
+            for (; r < rows; r++)
+                for (size_t j = 0; j < 4; j++)
+                    ((STORED *)(void *)(to + (ptrdiff_t)j * column_stride))[r] = STORE(in[r * width + c + j]);
+        }
         for (; columns - c >= 8 && row_stride == (ptrdiff_t)sizeof(STORED); c += 8, to += 8 * column_stride) {
             const real *restrict row = in + c;
             STORED *out[8];
@@ -85,5 +104,6 @@ ENTRY PACK(size_t rows, size_t columns, char *to, ptrdiff_t row_stride, ptrdiff_
 #undef STORED
 #undef LOAD
 #undef STORE
+#undef MOVES
 #undef UNPACK
 #undef PACK

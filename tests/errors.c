@@ -143,6 +143,8 @@ static void of_the_model(void)
     CASE(s.model.extras = 8, FASTOPT_ERR_MODEL, -1, -1, "extras", "fastopt: extras must be an OR of its values, got 8");
     CASE(s.model.grad_scale = -INFINITY, FASTOPT_ERR_MODEL, -1, -1, "grad_scale",
          "fastopt: grad_scale must be a finite number, got -inf");
+    CASE(s.model.grad_scale = 1e200; s.groups[1].hyper[FASTOPT_ADAM_GRAD_SCALE] = 1e200, FASTOPT_ERR_MODEL, 1, -1, "grad_scale",
+         "adam: grad_scale of group 1 must be a finite number, also multiplied by the group's own, got inf");
     CASE(s.model.extras = FASTOPT_CLIP_NORM, FASTOPT_ERR_MODEL, -1, -1, "max_norm", /* forgotten */
          "fastopt: max_norm must be a number >= 0, got -1");
     make();
@@ -160,7 +162,7 @@ static void of_groups(void)
 {
     /* A forgotten fastopt_group_init(). */
     CASE(memset(&s.groups[1], 0, sizeof *s.groups), FASTOPT_ERR_SIZE, 1, -1, "size",
-         "sgd: size of group 1 must be sizeof(fastopt_group)");
+         "fastopt: size of group 1 must be sizeof(fastopt_group)");
     CASE(s.groups[1].type = 0, FASTOPT_ERR_TYPE, 1, -1, "type",
          "adam: type of group 1 must be FASTOPT_F32 or FASTOPT_F64");
     CASE(s.groups[0].type = FASTOPT_F16, FASTOPT_ERR_TYPE, 0, -1, "type",
@@ -381,7 +383,7 @@ static void of_gradients(void)
     GRADIENT_CASE(s.model.max_norm = -1, FASTOPT_ERR_MODEL, -1, -1, "max_norm",
                   "fastopt: max_norm must be a number >= 0, got -1");
     GRADIENT_CASE(s.groups[1].size = 7, FASTOPT_ERR_SIZE, 1, -1, "size",
-                  "adam: size of group 1 must be sizeof(fastopt_group)");
+                  "fastopt: size of group 1 must be sizeof(fastopt_group)");
     GRADIENT_CASE(s.tensors[1][1].g = NULL, FASTOPT_ERR_BUFFER, 1, 1, "g",
                   "adam: g of tensor 1 in group 1 must be a buffer, not NULL");
     GRADIENT_CASE(s.layouts[1].shape = small, FASTOPT_ERR_LAYOUT, 1, 1, "layout", NO_LAYOUT);

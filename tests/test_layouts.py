@@ -41,9 +41,10 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 SHAPES = [
     (), (1,), (9,), (300,), (0,), (3, 0), (5, 7), (37, 300), (300, 37), (64, 64), (1, 40), (40, 1), (1, 1, 1),
     (3, 5, 4), (4, 1, 6), (2, 3, 4, 5), (8, 16, 5, 3), (2, 1, 3, 1, 1, 1, 2), (2,) * 6, (16, 8, 33),
+    (30, 128), (35, 131),
 ]  # fmt: skip
 # Several of the blocks that are unpacked at once, and pieces of several threads that begin in the middle of a row.
-LARGE = [(1031, 257), (70_001, 3), (3, 90_001), (40, 33, 211), (260_000,)]
+LARGE = [(1031, 257), (18, 5003), (70_001, 3), (3, 90_001), (40, 33, 211), (260_000,)]
 
 
 def broadcast(values, axis):

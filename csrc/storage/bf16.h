@@ -18,6 +18,7 @@ CONVERSION uint16_t T(bf16_store)(real x)
 #define STORED uint16_t
 #define LOAD T(bf16_load)
 #define STORE T(bf16_store)
+#define MOVES 0
 #define UNPACK T(unpack_bf16)
 #define PACK T(pack_bf16)
 #include "../storage_template.h"

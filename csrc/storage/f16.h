@@ -29,6 +29,7 @@ CONVERSION uint16_t T(f16_store)(real x)
 #define STORED uint16_t
 #define LOAD T(f16_load)
 #define STORE T(f16_store)
+#define MOVES 0
 #define UNPACK T(unpack_f16)
 #define PACK T(pack_f16)
 #include "../storage_template.h"

@@ -14,6 +14,7 @@ CONVERSION double T(f64_store)(real x)
 #define STORED double
 #define LOAD T(f64_load)
 #define STORE T(f64_store)
+#define MOVES 0
 #define UNPACK T(unpack_f64)
 #define PACK T(pack_f64)
 #include "../storage_template.h"
