@@ -57,7 +57,9 @@ original = fastopt.Optimizer._take_over
 
 
 @pytest.mark.parametrize(
-    ("name", "broken"), [("step", leaks), ("step", writes_first), ("_take_over", one_group_first)], ids=str
+    ("name", "broken"),
+    [("step", leaks), ("step", writes_first), ("_take_over", one_group_first)],
+    ids=lambda each: each if isinstance(each, str) else each.__name__,
 )
 def test_it_sees_what_is_wrong(target, capsys, monkeypatch, name, broken):
     monkeypatch.setattr(fastopt.Optimizer, name, broken, raising=False)
