@@ -93,8 +93,8 @@ enum {
     FASTOPT_ERR_MODEL = -5,     /* a field of the model: grad_scale, max_norm, extras */
     FASTOPT_ERR_SIZE = -6,      /* a structure does not begin with its size */
     FASTOPT_ERR_TYPE = -7,      /* no such element type, or one that the buffer cannot have */
-    FASTOPT_ERR_LAYOUT = -8,    /* the sizes of a layout do not multiply to n, or one place holds several elements that
-                                   are to be written */
+    FASTOPT_ERR_LAYOUT = -8,    /* the sizes of a layout do not multiply to n, strides are no multiples of the element's
+                                   size, or one of them is 0 where elements are written */
     FASTOPT_ERR_UNUSED = -9,    /* something that has no meaning is not zero: a hyperparameter past the rule's last */
     FASTOPT_ERR_WORKSPACE = -10, /* the model's workspace is smaller than fastopt_workspace() */
     FASTOPT_ERR_HYPER = -16     /* FASTOPT_ERR_HYPER - i: the i-th hyperparameter (from 0, in the order of the
@@ -161,7 +161,8 @@ FASTOPT_API int fastopt_find_rule(const char *name);
  * How the buffers of one tensor are stored, where that is not contiguous, or not in the type of the group. What is stored
  * as computed and contiguous goes to the loop directly; everything else is unpacked by blocks into scratch memory on
  * the stack, run through the same loop, and packed back, which changes no bit of the result. A gradient of another type is
- * converted as it is read, rounded to nearest even.
+ * converted as it is read, rounded to nearest even. Elements that are written must not overlap; of that only strides of 0
+ * are noticed. Of a tensor without elements the layout is not looked at.
  */
 typedef struct {
     size_t size; /* sizeof(fastopt_layout) */
@@ -206,6 +207,7 @@ typedef struct {
     const char *name; /* of the hyperparameter, option, buffer or field; NULL: the code says it all */
     double value;     /* of the hyperparameter or field */
     const char *takes; /* what it may be, in words, or NULL */
+    int type;         /* of the group, or 0: float cannot hold every number that double can */
 } fastopt_error;
 
 /* `extras` of a model is 0 or an OR of these; each costs what the pass over memory costs that it needs. */
@@ -231,7 +233,8 @@ typedef struct {
 
 /*
  * Structures are filled in from here: zeros, the size, and the defaults of the table; a structure that does not begin
- * with its size is refused, and so is whatever has no meaning and is not zero. The last argument of each is its sizeof.
+ * with its size is refused, and so are hyperparameters, states and parts of a layout that have no meaning and are not zero.
+ * The last argument of each is its sizeof.
  *
  *     fastopt_tensor tensor = {.size = sizeof tensor, .n = n, .p = p, .g = g, .state = {m, v}};
  *     fastopt_group_init(&group, sizeof group, "adam", FASTOPT_F32);
@@ -255,6 +258,12 @@ FASTOPT_API int fastopt_model_init(fastopt_model *model, size_t size);
 FASTOPT_API int fastopt_set(fastopt_group *group, const char *name, double value);
 
 /*
+ * Whether a hyperparameter, by its index, may have this value where the compute type is `type`: FASTOPT_OK or
+ * FASTOPT_ERR_HYPER - index. (FASTOPT_ERR_RULE, FASTOPT_ERR_TYPE, and FASTOPT_ERR_UNUSED for an index past the rule's last.)
+ */
+FASTOPT_API int fastopt_check_hyper(int rule, int type, int index, double value);
+
+/*
  * Steps every tensor of every group. Everything is checked before the first element is written, and the coefficients
  * are computed once a group. Gradients of several tensors may be the same memory as long as nothing writes to them.
  *
@@ -266,7 +275,8 @@ FASTOPT_API int fastopt_set(fastopt_group *group, const char *name, double value
  *
  * Returns FASTOPT_OK, or FASTOPT_SKIPPED under FASTOPT_SKIP_NONFINITE when the norm is NaN or infinite (a gradient is, or
  * the norm exceeds the largest double), or an error, which model->error describes; in the last two cases no
- * parameter, gradient or state was written.
+ * parameter, gradient or state was written. FASTOPT_ERR_SIZE is also what a model gets that does not begin with its own size:
+ * then nothing is written to model->error either.
  */
 FASTOPT_API int fastopt_step(fastopt_model *model);
 

@@ -33,6 +33,7 @@
 #define fastopt_group_init FASTOPT_NAME(group_init)
 #define fastopt_model_init FASTOPT_NAME(model_init)
 #define fastopt_set FASTOPT_NAME(set)
+#define fastopt_check_hyper FASTOPT_NAME(check_hyper)
 #define fastopt_step FASTOPT_NAME(step)
 #define fastopt_check FASTOPT_NAME(check)
 #define fastopt_workspace FASTOPT_NAME(workspace)
@@ -54,9 +55,9 @@
 #define FASTOPT_FUNCTIONS(X) \
     X(sgd_f32) X(sgd_f64) X(momentum_f32) X(momentum_f64) X(nag_f32) X(nag_f64) X(adagrad_f32) X(adagrad_f64) \
     X(adadelta_f32) X(adadelta_f64) X(rmsprop_f32) X(rmsprop_f64) X(adam_f32) X(adam_f64) X(adamw_f32) X(adamw_f64) \
-    X(lion_f32) X(lion_f64) X(lamb_f32) X(lamb_f64) X(rule) X(find_rule) X(group_init) X(model_init) X(set) X(step) \
-    X(check) X(workspace) X(global_norm) X(clip_grad_norm) X(describe) X(get_num_threads) X(set_num_threads) X(isa) \
-    X(use_isa) X(available_isa) X(version) X(compiler) X(cflags) X(strerror)
+    X(lion_f32) X(lion_f64) X(lamb_f32) X(lamb_f64) X(rule) X(find_rule) X(group_init) X(model_init) X(set) \
+    X(check_hyper) X(step) X(check) X(workspace) X(global_norm) X(clip_grad_norm) X(describe) X(get_num_threads) \
+    X(set_num_threads) X(isa) X(use_isa) X(available_isa) X(version) X(compiler) X(cflags) X(strerror)
 
 /* `options` is 0 or an OR of the ones that the rule takes. */
 enum {

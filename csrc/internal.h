@@ -225,9 +225,17 @@ typedef struct {
     void *context;
 } fastopt_walk;
 
-/* FASTOPT_OK, or what is wrong with a tensor's layout; `gradient` alone, or all buffers. `zeroed`: it writes gradients. */
-FASTOPT_INTERNAL int fastopt_check_layout(const fastopt_group *group, const fastopt_tensor *tensor, int gradient,
-                                          int zeroed);
+/* A field that is wrong, and what it may be, in words. */
+typedef struct {
+    const char *name, *takes;
+} fastopt_wrong;
+
+/*
+ * FASTOPT_OK, or what is wrong with the layout of a tensor's gradient, or unless `gradient` of all its buffers. `zeroed`:
+ * the gradient is written. Of a tensor without elements nothing is looked at.
+ */
+FASTOPT_INTERNAL int fastopt_check_layout(const fastopt_group *group, const fastopt_tensor *tensor, int gradient, int zeroed,
+                                          fastopt_wrong *what);
 
 /* Part of a tensor, in the order that memory likes best. */
 FASTOPT_INTERNAL void fastopt_walk_tensor(const fastopt_walk *walk, const fastopt_group *group,

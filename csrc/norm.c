@@ -120,9 +120,10 @@ static int check_gradients(fastopt_model *model, const fastopt_loop_set *set, in
     for (size_t k = 0; !error && k < model->count; k++) {
         fastopt_group *group = &model->groups[k];
         for (size_t i = 0; !error && i < group->count; i++) {
-            error = fastopt_check_layout(group, &group->tensors[i], 1, written);
+            fastopt_wrong what;
+            error = fastopt_check_layout(group, &group->tensors[i], 1, written, &what);
             if (error)
-                fastopt_fail(model, error, (ptrdiff_t)k, (ptrdiff_t)i, "layout", 0.0, NULL);
+                fastopt_fail(model, error, (ptrdiff_t)k, (ptrdiff_t)i, what.name, 0.0, what.takes);
         }
     }
     return error;

@@ -27,13 +27,19 @@ ALWAYS_INLINE int in_bounds(fastopt_bounds bounds, double x)
     return (x > bounds.above && x <= bounds.high) || x == bounds.zero;
 }
 
+/* Whether a count is no whole number; the conversion is defined for what is within the bounds. */
+ALWAYS_INLINE int is_broken_count(double x)
+{
+    return x >= 1.0 && x <= 0x1p53 && x != (double)(int64_t)x;
+}
+
 /* The index of the first hyperparameter that is out of its range, or -1. A count can only be the first of all. */
 ALWAYS_INLINE int find_bad_hyper(int rule, int type, const double *hyper)
 {
     const fastopt_rule_row *const row = &fastopt_rules[rule];
 
-    if (row->range[0] == RANGE_count && hyper[0] >= 1.0 && hyper[0] <= 0x1p53 && hyper[0] != (double)(int64_t)hyper[0])
-        return 0; /* not whole; the conversion is defined for what is within the bounds */
+    if (row->range[0] == RANGE_count && is_broken_count(hyper[0]))
+        return 0;
     for (int i = 0; i < row->info.hyper_count; i++)
         if (!in_bounds(fastopt_range_bounds[row->range[i]][type - FASTOPT_F32], hyper[i]))
             return i;

@@ -17,7 +17,9 @@ FASTOPT_INTERNAL int fastopt_fail(fastopt_model *model, int code, ptrdiff_t grou
 {
     const int rule = group >= 0 && model->groups[group].size == sizeof(fastopt_group) ? model->groups[group].rule : -1;
 
-    model->error = (fastopt_error){code, group, tensor, NULL, name, value, takes};
+    model->error = (fastopt_error){code, group, tensor, NULL, name, value, takes, 0};
+    if (rule >= 0)
+        model->error.type = model->groups[group].type;
     if (rule >= 0 && rule < RULE_COUNT)
         model->error.rule = fastopt_rules[rule].info.name;
     return code;

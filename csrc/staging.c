@@ -638,54 +638,84 @@ FASTOPT_INTERNAL void fastopt_walk_blocks(const fastopt_walk *walk, const fastop
 
 /* ---- The check. ---- */
 
-/* Whether one place in memory would hold several elements. */
-static int repeats(const fastopt_layout *layout, const ptrdiff_t *strides)
+static int wrong(fastopt_wrong *what, int code, const char *name, const char *takes)
 {
-    for (int d = 0; strides && d < layout->ndim; d++)
-        if (layout->shape[d] > 1 && !strides[d])
-            return 1;
-    return 0;
+    *what = (fastopt_wrong){name, takes};
+    return code;
 }
 
-static int check_written(const fastopt_group *group, const fastopt_tensor *tensor, const fastopt_layout *layout)
+/* The strides of one buffer; `written`: each element needs a place of its own. */
+static int check_strides(const fastopt_layout *layout, const ptrdiff_t *strides, int type, int written, const char *name,
+                         fastopt_wrong *what)
 {
-    if ((layout->p_type && layout->p_type != group->type))
-        return FASTOPT_ERR_TYPE;
-    if (layout->ndim && repeats(layout, layout->p_strides))
-        return FASTOPT_ERR_LAYOUT;
-    for (int j = 0; j < FASTOPT_MAX_STATES; j++) {
-        if (!tensor->state[j])
+    if (!layout->ndim)
+        return strides ? wrong(what, FASTOPT_ERR_UNUSED, name, "NULL where ndim is 0") : FASTOPT_OK;
+    for (int d = 0; strides && d < layout->ndim; d++) {
+        if (layout->shape[d] < 2)
             continue;
-        if (layout->state_type[j] && layout->state_type[j] != group->type)
-            return FASTOPT_ERR_TYPE;
-        if (layout->ndim && repeats(layout, layout->state_strides[j]))
-            return FASTOPT_ERR_LAYOUT;
+        if (strides[d] % (ptrdiff_t)fastopt_size_of(type))
+            return wrong(what, FASTOPT_ERR_LAYOUT, name, "multiples of the size of an element");
+        if (written && !strides[d])
+            return wrong(what, FASTOPT_ERR_LAYOUT, name, "other than 0: each element that is written needs its own place");
     }
     return FASTOPT_OK;
 }
 
-FASTOPT_INTERNAL int fastopt_check_layout(const fastopt_group *group, const fastopt_tensor *tensor, int gradient, int zeroed)
+static int check_stored(const fastopt_layout *layout, int type, const ptrdiff_t *strides, int computed, const char *names[2],
+                        fastopt_wrong *what)
+{
+    if (type && type != computed)
+        return wrong(what, FASTOPT_ERR_TYPE, names[0], "0 or the type of the group");
+    return check_strides(layout, strides, computed, 1, names[1], what);
+}
+
+static int check_written(const fastopt_group *group, const fastopt_tensor *tensor, const fastopt_layout *layout,
+                         fastopt_wrong *what)
+{
+    static const char *of_p[] = {"layout.p_type", "layout.p_strides"};
+    static const char *of_state[] = {"layout.state_type", "layout.state_strides"};
+    int error = check_stored(layout, layout->p_type, layout->p_strides, group->type, of_p, what);
+
+    for (int j = 0; !error && j < FASTOPT_MAX_STATES; j++) {
+        if (tensor->state[j])
+            error = check_stored(layout, layout->state_type[j], layout->state_strides[j], group->type, of_state, what);
+        else if (layout->state_type[j] || layout->state_strides[j])
+            error = wrong(what, FASTOPT_ERR_UNUSED, of_state[layout->state_type[j] == 0],
+                          "0 for a state that the tensor does not have");
+    }
+    return error;
+}
+
+static int check_shape(const fastopt_layout *layout, size_t n, fastopt_wrong *what)
+{
+    if (layout->ndim < 0 || layout->ndim > FASTOPT_MAX_DIMS)
+        return wrong(what, FASTOPT_ERR_LAYOUT, "layout.ndim", "from 0 to FASTOPT_MAX_DIMS");
+    for (int d = 0; layout->shape && d < layout->ndim; d++) {
+        const ptrdiff_t size = layout->shape[d];
+        if (size < 1 || n % (size_t)size)
+            return wrong(what, FASTOPT_ERR_LAYOUT, "layout.shape", "sizes that multiply to n");
+        n /= (size_t)size;
+    }
+    if (layout->ndim && (!layout->shape || n != 1))
+        return wrong(what, FASTOPT_ERR_LAYOUT, "layout.shape", "sizes that multiply to n");
+    return FASTOPT_OK;
+}
+
+FASTOPT_INTERNAL int fastopt_check_layout(const fastopt_group *group, const fastopt_tensor *tensor, int gradient, int zeroed,
+                                          fastopt_wrong *what)
 {
     const fastopt_layout *layout = tensor->layout;
-    size_t left = tensor->n;
+    int error;
 
-    if (!layout)
+    if (!layout || !tensor->n)
         return FASTOPT_OK;
     if (layout->size != sizeof *layout)
-        return FASTOPT_ERR_SIZE;
+        return wrong(what, FASTOPT_ERR_SIZE, "layout.size", "sizeof(fastopt_layout)");
     if (layout->g_type < 0 || layout->g_type >= FASTOPT_TYPES)
-        return FASTOPT_ERR_TYPE;
-    if (layout->ndim < 0 || layout->ndim > FASTOPT_MAX_DIMS || (layout->ndim && !layout->shape))
-        return FASTOPT_ERR_LAYOUT;
-    for (int d = 0; d < layout->ndim; d++) {
-        const ptrdiff_t size = layout->shape[d];
-        if (size < 0 || (tensor->n && (!size || left % (size_t)size)))
-            return FASTOPT_ERR_LAYOUT;
-        left = tensor->n ? left / (size_t)size : 0;
-    }
-    if (layout->ndim && tensor->n && left != 1)
-        return FASTOPT_ERR_LAYOUT;
-    if (zeroed && tensor->n && repeats(layout, layout->g_strides))
-        return FASTOPT_ERR_LAYOUT;
-    return gradient ? FASTOPT_OK : check_written(group, tensor, layout);
+        return wrong(what, FASTOPT_ERR_TYPE, "layout.g_type", "0 or a type from FASTOPT_F32 to FASTOPT_BF16");
+    error = check_shape(layout, tensor->n, what);
+    if (!error)
+        error = check_strides(layout, layout->g_strides, layout->g_type ? layout->g_type : group->type, zeroed,
+                              "layout.g_strides", what);
+    return error || gradient ? error : check_written(group, tensor, layout, what);
 }

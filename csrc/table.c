@@ -2,7 +2,7 @@
  * table.c - the table of rules for bindings and tools, structures that are filled in from it, errors in words, and what was
  * built.
  */
-#include "internal.h"
+#include "one.h"
 
 #include <stdio.h>
 
@@ -75,6 +75,22 @@ int fastopt_set(fastopt_group *group, const char *name, double value)
     return FASTOPT_ERR_OPTION;
 }
 
+int fastopt_check_hyper(int rule, int type, int index, double value)
+{
+    int range;
+
+    if (rule < 0 || rule >= RULE_COUNT)
+        return FASTOPT_ERR_RULE;
+    if (type != FASTOPT_F32 && type != FASTOPT_F64)
+        return FASTOPT_ERR_TYPE;
+    if (index < 0 || index >= fastopt_rules[rule].info.hyper_count)
+        return FASTOPT_ERR_UNUSED;
+    range = fastopt_rules[rule].range[index];
+    if (!in_bounds(fastopt_range_bounds[range][type - FASTOPT_F32], value) || (range == RANGE_count && is_broken_count(value)))
+        return FASTOPT_ERR_HYPER - index;
+    return FASTOPT_OK;
+}
+
 /* ---- Errors in words. ---- */
 
 const char *fastopt_strerror(int error)
@@ -110,6 +126,15 @@ static void describe_place(const fastopt_error *error, char *text, size_t size)
         text[0] = 0;
 }
 
+/* Whether a hyperparameter is refused for what float makes of it. */
+static int is_lost_in_float(const fastopt_error *error)
+{
+    const float narrow = (float)error->value;
+
+    return error->type == FASTOPT_F32 && (double)narrow != error->value &&
+           (narrow == 0.0f || narrow == 1.0f || narrow > FLT_MAX || narrow < -FLT_MAX);
+}
+
 size_t fastopt_describe(const fastopt_error *error, char *text, size_t size)
 {
     char place[100];
@@ -124,7 +149,10 @@ size_t fastopt_describe(const fastopt_error *error, char *text, size_t size)
         length = snprintf(text, size, "%s: %s%s needs %s", rule, error->name, place, error->takes);
     else if (!error->takes)
         length = snprintf(text, size, "%s: %s%s: %s", rule, error->name, place, words);
-    else if (error->code == FASTOPT_ERR_HYPER || error->code < FASTOPT_ERR_HYPER || error->code == FASTOPT_ERR_MODEL)
+    else if (error->code <= FASTOPT_ERR_HYPER && is_lost_in_float(error))
+        length = snprintf(text, size, "%s: %s%s must be %s, also as float, got %.17g (%g as float)", rule, error->name, place,
+                          error->takes, error->value, (double)(float)error->value);
+    else if (error->code <= FASTOPT_ERR_HYPER || error->code == FASTOPT_ERR_MODEL)
         length = snprintf(text, size, "%s: %s%s must be %s, got %.17g", rule, error->name, place, error->takes, error->value);
     else
         length = snprintf(text, size, "%s: %s%s must be %s", rule, error->name, place, error->takes);

@@ -3,6 +3,7 @@
 """Every update rule on typed memoryviews, for `cimport`: memoryviews.pxd says what the functions take."""
 
 from fastopt cimport capi
+from fastopt.structs cimport FASTOPT_ERR_HYPER, fastopt_rule_info
 
 
 cdef int absent(const char *name) except -1 with gil:
@@ -13,8 +14,13 @@ cdef int unlike(const char *name, Py_ssize_t found, Py_ssize_t n) except -1 with
     raise ValueError(f"{name.decode()} has {found} {'element' if found == 1 else 'elements'}, but p has {n}")
 
 
-cdef int refused(int error) except -1 with gil:
-    raise ValueError(capi.strerror(error).decode())
+cdef int refused(const char *rule, bint narrow, int error) except -1 with gil:
+    cdef const fastopt_rule_info *info = capi.rule(capi.find_rule(rule))
+    cdef int i = FASTOPT_ERR_HYPER - error
+    if i >= 0:
+        also = ", also when it is rounded to float32" if narrow else ""
+        raise ValueError(f"{info.hypers[i].name.decode()} must be {info.hypers[i].takes.decode()}{also}")
+    raise ValueError(f"{rule.decode()}: {capi.strerror(error).decode()}")
 
 
 cdef inline int needed(const char *name, bint none, Py_ssize_t found, Py_ssize_t n) except -1 nogil:
@@ -25,8 +31,8 @@ cdef inline int optional(const char *name, bint none, Py_ssize_t found, Py_ssize
     return unlike(name, found, n) if not none and found != n else 0
 
 
-cdef inline int answer(int error) except -1 nogil:
-    return refused(error) if error < 0 else 0
+cdef inline int answer(const char *rule, bint narrow, int error) except -1 nogil:
+    return refused(rule, narrow, error) if error < 0 else 0
 
 
 cdef int sgd_f32(
@@ -37,10 +43,10 @@ cdef int sgd_f32(
     needed("g", g is None, g.shape[0], n)
     optional("momentum_buffer", momentum_buffer is None, momentum_buffer.shape[0], n)
     if n == 0:
-        return answer(capi.sgd_f32(0, NULL, NULL, NULL, step, lr, momentum, dampening, weight_decay, grad_scale,
-                                   options))
-    return answer(capi.sgd_f32(n, &p[0], &g[0], NULL if momentum_buffer is None else &momentum_buffer[0], step, lr,
-                               momentum, dampening, weight_decay, grad_scale, options))
+        return answer("sgd", True, capi.sgd_f32(0, NULL, NULL, NULL, step, lr, momentum, dampening, weight_decay,
+                                                grad_scale, options))
+    return answer("sgd", True, capi.sgd_f32(n, &p[0], &g[0], NULL if momentum_buffer is None else &momentum_buffer[0],
+                                            step, lr, momentum, dampening, weight_decay, grad_scale, options))
 
 
 cdef int sgd_f64(
@@ -51,10 +57,10 @@ cdef int sgd_f64(
     needed("g", g is None, g.shape[0], n)
     optional("momentum_buffer", momentum_buffer is None, momentum_buffer.shape[0], n)
     if n == 0:
-        return answer(capi.sgd_f64(0, NULL, NULL, NULL, step, lr, momentum, dampening, weight_decay, grad_scale,
-                                   options))
-    return answer(capi.sgd_f64(n, &p[0], &g[0], NULL if momentum_buffer is None else &momentum_buffer[0], step, lr,
-                               momentum, dampening, weight_decay, grad_scale, options))
+        return answer("sgd", False, capi.sgd_f64(0, NULL, NULL, NULL, step, lr, momentum, dampening, weight_decay,
+                                                 grad_scale, options))
+    return answer("sgd", False, capi.sgd_f64(n, &p[0], &g[0], NULL if momentum_buffer is None else &momentum_buffer[0],
+                                             step, lr, momentum, dampening, weight_decay, grad_scale, options))
 
 
 cdef int momentum_f32(
@@ -65,9 +71,10 @@ cdef int momentum_f32(
     needed("g", g is None, g.shape[0], n)
     needed("momentum_buffer", momentum_buffer is None, momentum_buffer.shape[0], n)
     if n == 0:
-        return answer(capi.momentum_f32(0, NULL, NULL, NULL, lr, momentum, weight_decay, grad_scale, options))
-    return answer(capi.momentum_f32(n, &p[0], &g[0], &momentum_buffer[0], lr, momentum, weight_decay, grad_scale,
-                                    options))
+        return answer("momentum", True, capi.momentum_f32(0, NULL, NULL, NULL, lr, momentum, weight_decay, grad_scale,
+                                                          options))
+    return answer("momentum", True, capi.momentum_f32(n, &p[0], &g[0], &momentum_buffer[0], lr, momentum, weight_decay,
+                                                      grad_scale, options))
 
 
 cdef int momentum_f64(
@@ -78,9 +85,10 @@ cdef int momentum_f64(
     needed("g", g is None, g.shape[0], n)
     needed("momentum_buffer", momentum_buffer is None, momentum_buffer.shape[0], n)
     if n == 0:
-        return answer(capi.momentum_f64(0, NULL, NULL, NULL, lr, momentum, weight_decay, grad_scale, options))
-    return answer(capi.momentum_f64(n, &p[0], &g[0], &momentum_buffer[0], lr, momentum, weight_decay, grad_scale,
-                                    options))
+        return answer("momentum", False, capi.momentum_f64(0, NULL, NULL, NULL, lr, momentum, weight_decay, grad_scale,
+                                                           options))
+    return answer("momentum", False, capi.momentum_f64(n, &p[0], &g[0], &momentum_buffer[0], lr, momentum, weight_decay,
+                                                       grad_scale, options))
 
 
 cdef int nag_f32(
@@ -91,8 +99,9 @@ cdef int nag_f32(
     needed("g", g is None, g.shape[0], n)
     needed("momentum_buffer", momentum_buffer is None, momentum_buffer.shape[0], n)
     if n == 0:
-        return answer(capi.nag_f32(0, NULL, NULL, NULL, lr, momentum, weight_decay, grad_scale, options))
-    return answer(capi.nag_f32(n, &p[0], &g[0], &momentum_buffer[0], lr, momentum, weight_decay, grad_scale, options))
+        return answer("nag", True, capi.nag_f32(0, NULL, NULL, NULL, lr, momentum, weight_decay, grad_scale, options))
+    return answer("nag", True, capi.nag_f32(n, &p[0], &g[0], &momentum_buffer[0], lr, momentum, weight_decay,
+                                            grad_scale, options))
 
 
 cdef int nag_f64(
@@ -103,8 +112,9 @@ cdef int nag_f64(
     needed("g", g is None, g.shape[0], n)
     needed("momentum_buffer", momentum_buffer is None, momentum_buffer.shape[0], n)
     if n == 0:
-        return answer(capi.nag_f64(0, NULL, NULL, NULL, lr, momentum, weight_decay, grad_scale, options))
-    return answer(capi.nag_f64(n, &p[0], &g[0], &momentum_buffer[0], lr, momentum, weight_decay, grad_scale, options))
+        return answer("nag", False, capi.nag_f64(0, NULL, NULL, NULL, lr, momentum, weight_decay, grad_scale, options))
+    return answer("nag", False, capi.nag_f64(n, &p[0], &g[0], &momentum_buffer[0], lr, momentum, weight_decay,
+                                             grad_scale, options))
 
 
 cdef int adagrad_f32(
@@ -115,9 +125,10 @@ cdef int adagrad_f32(
     needed("g", g is None, g.shape[0], n)
     needed("sum", sum is None, sum.shape[0], n)
     if n == 0:
-        return answer(capi.adagrad_f32(0, NULL, NULL, NULL, step, lr, lr_decay, eps, weight_decay, grad_scale, options))
-    return answer(capi.adagrad_f32(n, &p[0], &g[0], &sum[0], step, lr, lr_decay, eps, weight_decay, grad_scale,
-                                   options))
+        return answer("adagrad", True, capi.adagrad_f32(0, NULL, NULL, NULL, step, lr, lr_decay, eps, weight_decay,
+                                                        grad_scale, options))
+    return answer("adagrad", True, capi.adagrad_f32(n, &p[0], &g[0], &sum[0], step, lr, lr_decay, eps, weight_decay,
+                                                    grad_scale, options))
 
 
 cdef int adagrad_f64(
@@ -128,9 +139,10 @@ cdef int adagrad_f64(
     needed("g", g is None, g.shape[0], n)
     needed("sum", sum is None, sum.shape[0], n)
     if n == 0:
-        return answer(capi.adagrad_f64(0, NULL, NULL, NULL, step, lr, lr_decay, eps, weight_decay, grad_scale, options))
-    return answer(capi.adagrad_f64(n, &p[0], &g[0], &sum[0], step, lr, lr_decay, eps, weight_decay, grad_scale,
-                                   options))
+        return answer("adagrad", False, capi.adagrad_f64(0, NULL, NULL, NULL, step, lr, lr_decay, eps, weight_decay,
+                                                         grad_scale, options))
+    return answer("adagrad", False, capi.adagrad_f64(n, &p[0], &g[0], &sum[0], step, lr, lr_decay, eps, weight_decay,
+                                                     grad_scale, options))
 
 
 cdef int adadelta_f32(
@@ -142,9 +154,10 @@ cdef int adadelta_f32(
     needed("square_avg", square_avg is None, square_avg.shape[0], n)
     needed("acc_delta", acc_delta is None, acc_delta.shape[0], n)
     if n == 0:
-        return answer(capi.adadelta_f32(0, NULL, NULL, NULL, NULL, lr, rho, eps, weight_decay, grad_scale, options))
-    return answer(capi.adadelta_f32(n, &p[0], &g[0], &square_avg[0], &acc_delta[0], lr, rho, eps, weight_decay,
-                                    grad_scale, options))
+        return answer("adadelta", True, capi.adadelta_f32(0, NULL, NULL, NULL, NULL, lr, rho, eps, weight_decay,
+                                                          grad_scale, options))
+    return answer("adadelta", True, capi.adadelta_f32(n, &p[0], &g[0], &square_avg[0], &acc_delta[0], lr, rho, eps,
+                                                      weight_decay, grad_scale, options))
 
 
 cdef int adadelta_f64(
@@ -156,9 +169,10 @@ cdef int adadelta_f64(
     needed("square_avg", square_avg is None, square_avg.shape[0], n)
     needed("acc_delta", acc_delta is None, acc_delta.shape[0], n)
     if n == 0:
-        return answer(capi.adadelta_f64(0, NULL, NULL, NULL, NULL, lr, rho, eps, weight_decay, grad_scale, options))
-    return answer(capi.adadelta_f64(n, &p[0], &g[0], &square_avg[0], &acc_delta[0], lr, rho, eps, weight_decay,
-                                    grad_scale, options))
+        return answer("adadelta", False, capi.adadelta_f64(0, NULL, NULL, NULL, NULL, lr, rho, eps, weight_decay,
+                                                           grad_scale, options))
+    return answer("adadelta", False, capi.adadelta_f64(n, &p[0], &g[0], &square_avg[0], &acc_delta[0], lr, rho, eps,
+                                                       weight_decay, grad_scale, options))
 
 
 cdef int rmsprop_f32(
@@ -172,12 +186,12 @@ cdef int rmsprop_f32(
     optional("momentum_buffer", momentum_buffer is None, momentum_buffer.shape[0], n)
     optional("grad_avg", grad_avg is None, grad_avg.shape[0], n)
     if n == 0:
-        return answer(capi.rmsprop_f32(0, NULL, NULL, NULL, NULL, NULL, lr, alpha, eps, momentum, weight_decay,
-                                       grad_scale, options))
-    return answer(capi.rmsprop_f32(n, &p[0], &g[0], &square_avg[0],
-                                   NULL if momentum_buffer is None else &momentum_buffer[0],
-                                   NULL if grad_avg is None else &grad_avg[0], lr, alpha, eps, momentum, weight_decay,
-                                   grad_scale, options))
+        return answer("rmsprop", True, capi.rmsprop_f32(0, NULL, NULL, NULL, NULL, NULL, lr, alpha, eps, momentum,
+                                                        weight_decay, grad_scale, options))
+    return answer("rmsprop", True, capi.rmsprop_f32(n, &p[0], &g[0], &square_avg[0],
+                                                    NULL if momentum_buffer is None else &momentum_buffer[0],
+                                                    NULL if grad_avg is None else &grad_avg[0], lr, alpha, eps,
+                                                    momentum, weight_decay, grad_scale, options))
 
 
 cdef int rmsprop_f64(
@@ -191,12 +205,12 @@ cdef int rmsprop_f64(
     optional("momentum_buffer", momentum_buffer is None, momentum_buffer.shape[0], n)
     optional("grad_avg", grad_avg is None, grad_avg.shape[0], n)
     if n == 0:
-        return answer(capi.rmsprop_f64(0, NULL, NULL, NULL, NULL, NULL, lr, alpha, eps, momentum, weight_decay,
-                                       grad_scale, options))
-    return answer(capi.rmsprop_f64(n, &p[0], &g[0], &square_avg[0],
-                                   NULL if momentum_buffer is None else &momentum_buffer[0],
-                                   NULL if grad_avg is None else &grad_avg[0], lr, alpha, eps, momentum, weight_decay,
-                                   grad_scale, options))
+        return answer("rmsprop", False, capi.rmsprop_f64(0, NULL, NULL, NULL, NULL, NULL, lr, alpha, eps, momentum,
+                                                         weight_decay, grad_scale, options))
+    return answer("rmsprop", False, capi.rmsprop_f64(n, &p[0], &g[0], &square_avg[0],
+                                                     NULL if momentum_buffer is None else &momentum_buffer[0],
+                                                     NULL if grad_avg is None else &grad_avg[0], lr, alpha, eps,
+                                                     momentum, weight_decay, grad_scale, options))
 
 
 cdef int adam_f32(
@@ -210,11 +224,11 @@ cdef int adam_f32(
     needed("exp_avg_sq", exp_avg_sq is None, exp_avg_sq.shape[0], n)
     optional("max_exp_avg_sq", max_exp_avg_sq is None, max_exp_avg_sq.shape[0], n)
     if n == 0:
-        return answer(capi.adam_f32(0, NULL, NULL, NULL, NULL, NULL, step, lr, beta1, beta2, eps, weight_decay,
-                                    grad_scale, options))
-    return answer(capi.adam_f32(n, &p[0], &g[0], &exp_avg[0], &exp_avg_sq[0],
-                                NULL if max_exp_avg_sq is None else &max_exp_avg_sq[0], step, lr, beta1, beta2, eps,
-                                weight_decay, grad_scale, options))
+        return answer("adam", True, capi.adam_f32(0, NULL, NULL, NULL, NULL, NULL, step, lr, beta1, beta2, eps,
+                                                  weight_decay, grad_scale, options))
+    return answer("adam", True, capi.adam_f32(n, &p[0], &g[0], &exp_avg[0], &exp_avg_sq[0],
+                                              NULL if max_exp_avg_sq is None else &max_exp_avg_sq[0], step, lr, beta1,
+                                              beta2, eps, weight_decay, grad_scale, options))
 
 
 cdef int adam_f64(
@@ -228,11 +242,11 @@ cdef int adam_f64(
     needed("exp_avg_sq", exp_avg_sq is None, exp_avg_sq.shape[0], n)
     optional("max_exp_avg_sq", max_exp_avg_sq is None, max_exp_avg_sq.shape[0], n)
     if n == 0:
-        return answer(capi.adam_f64(0, NULL, NULL, NULL, NULL, NULL, step, lr, beta1, beta2, eps, weight_decay,
-                                    grad_scale, options))
-    return answer(capi.adam_f64(n, &p[0], &g[0], &exp_avg[0], &exp_avg_sq[0],
-                                NULL if max_exp_avg_sq is None else &max_exp_avg_sq[0], step, lr, beta1, beta2, eps,
-                                weight_decay, grad_scale, options))
+        return answer("adam", False, capi.adam_f64(0, NULL, NULL, NULL, NULL, NULL, step, lr, beta1, beta2, eps,
+                                                   weight_decay, grad_scale, options))
+    return answer("adam", False, capi.adam_f64(n, &p[0], &g[0], &exp_avg[0], &exp_avg_sq[0],
+                                               NULL if max_exp_avg_sq is None else &max_exp_avg_sq[0], step, lr, beta1,
+                                               beta2, eps, weight_decay, grad_scale, options))
 
 
 cdef int adamw_f32(
@@ -246,11 +260,11 @@ cdef int adamw_f32(
     needed("exp_avg_sq", exp_avg_sq is None, exp_avg_sq.shape[0], n)
     optional("max_exp_avg_sq", max_exp_avg_sq is None, max_exp_avg_sq.shape[0], n)
     if n == 0:
-        return answer(capi.adamw_f32(0, NULL, NULL, NULL, NULL, NULL, step, lr, beta1, beta2, eps, weight_decay,
-                                     grad_scale, options))
-    return answer(capi.adamw_f32(n, &p[0], &g[0], &exp_avg[0], &exp_avg_sq[0],
-                                 NULL if max_exp_avg_sq is None else &max_exp_avg_sq[0], step, lr, beta1, beta2, eps,
-                                 weight_decay, grad_scale, options))
+        return answer("adamw", True, capi.adamw_f32(0, NULL, NULL, NULL, NULL, NULL, step, lr, beta1, beta2, eps,
+                                                    weight_decay, grad_scale, options))
+    return answer("adamw", True, capi.adamw_f32(n, &p[0], &g[0], &exp_avg[0], &exp_avg_sq[0],
+                                                NULL if max_exp_avg_sq is None else &max_exp_avg_sq[0], step, lr, beta1,
+                                                beta2, eps, weight_decay, grad_scale, options))
 
 
 cdef int adamw_f64(
@@ -264,11 +278,11 @@ cdef int adamw_f64(
     needed("exp_avg_sq", exp_avg_sq is None, exp_avg_sq.shape[0], n)
     optional("max_exp_avg_sq", max_exp_avg_sq is None, max_exp_avg_sq.shape[0], n)
     if n == 0:
-        return answer(capi.adamw_f64(0, NULL, NULL, NULL, NULL, NULL, step, lr, beta1, beta2, eps, weight_decay,
-                                     grad_scale, options))
-    return answer(capi.adamw_f64(n, &p[0], &g[0], &exp_avg[0], &exp_avg_sq[0],
-                                 NULL if max_exp_avg_sq is None else &max_exp_avg_sq[0], step, lr, beta1, beta2, eps,
-                                 weight_decay, grad_scale, options))
+        return answer("adamw", False, capi.adamw_f64(0, NULL, NULL, NULL, NULL, NULL, step, lr, beta1, beta2, eps,
+                                                     weight_decay, grad_scale, options))
+    return answer("adamw", False, capi.adamw_f64(n, &p[0], &g[0], &exp_avg[0], &exp_avg_sq[0],
+                                                 NULL if max_exp_avg_sq is None else &max_exp_avg_sq[0], step, lr,
+                                                 beta1, beta2, eps, weight_decay, grad_scale, options))
 
 
 cdef int lion_f32(
@@ -279,8 +293,10 @@ cdef int lion_f32(
     needed("g", g is None, g.shape[0], n)
     needed("exp_avg", exp_avg is None, exp_avg.shape[0], n)
     if n == 0:
-        return answer(capi.lion_f32(0, NULL, NULL, NULL, lr, beta1, beta2, weight_decay, grad_scale, options))
-    return answer(capi.lion_f32(n, &p[0], &g[0], &exp_avg[0], lr, beta1, beta2, weight_decay, grad_scale, options))
+        return answer("lion", True, capi.lion_f32(0, NULL, NULL, NULL, lr, beta1, beta2, weight_decay, grad_scale,
+                                                  options))
+    return answer("lion", True, capi.lion_f32(n, &p[0], &g[0], &exp_avg[0], lr, beta1, beta2, weight_decay, grad_scale,
+                                              options))
 
 
 cdef int lion_f64(
@@ -291,8 +307,10 @@ cdef int lion_f64(
     needed("g", g is None, g.shape[0], n)
     needed("exp_avg", exp_avg is None, exp_avg.shape[0], n)
     if n == 0:
-        return answer(capi.lion_f64(0, NULL, NULL, NULL, lr, beta1, beta2, weight_decay, grad_scale, options))
-    return answer(capi.lion_f64(n, &p[0], &g[0], &exp_avg[0], lr, beta1, beta2, weight_decay, grad_scale, options))
+        return answer("lion", False, capi.lion_f64(0, NULL, NULL, NULL, lr, beta1, beta2, weight_decay, grad_scale,
+                                                   options))
+    return answer("lion", False, capi.lion_f64(n, &p[0], &g[0], &exp_avg[0], lr, beta1, beta2, weight_decay, grad_scale,
+                                               options))
 
 
 cdef int lamb_f32(
@@ -304,10 +322,10 @@ cdef int lamb_f32(
     needed("exp_avg", exp_avg is None, exp_avg.shape[0], n)
     needed("exp_avg_sq", exp_avg_sq is None, exp_avg_sq.shape[0], n)
     if n == 0:
-        return answer(capi.lamb_f32(0, NULL, NULL, NULL, NULL, step, lr, beta1, beta2, eps, weight_decay, grad_scale,
-                                    options))
-    return answer(capi.lamb_f32(n, &p[0], &g[0], &exp_avg[0], &exp_avg_sq[0], step, lr, beta1, beta2, eps, weight_decay,
-                                grad_scale, options))
+        return answer("lamb", True, capi.lamb_f32(0, NULL, NULL, NULL, NULL, step, lr, beta1, beta2, eps, weight_decay,
+                                                  grad_scale, options))
+    return answer("lamb", True, capi.lamb_f32(n, &p[0], &g[0], &exp_avg[0], &exp_avg_sq[0], step, lr, beta1, beta2, eps,
+                                              weight_decay, grad_scale, options))
 
 
 cdef int lamb_f64(
@@ -319,7 +337,7 @@ cdef int lamb_f64(
     needed("exp_avg", exp_avg is None, exp_avg.shape[0], n)
     needed("exp_avg_sq", exp_avg_sq is None, exp_avg_sq.shape[0], n)
     if n == 0:
-        return answer(capi.lamb_f64(0, NULL, NULL, NULL, NULL, step, lr, beta1, beta2, eps, weight_decay, grad_scale,
-                                    options))
-    return answer(capi.lamb_f64(n, &p[0], &g[0], &exp_avg[0], &exp_avg_sq[0], step, lr, beta1, beta2, eps, weight_decay,
-                                grad_scale, options))
+        return answer("lamb", False, capi.lamb_f64(0, NULL, NULL, NULL, NULL, step, lr, beta1, beta2, eps, weight_decay,
+                                                   grad_scale, options))
+    return answer("lamb", False, capi.lamb_f64(n, &p[0], &g[0], &exp_avg[0], &exp_avg_sq[0], step, lr, beta1, beta2,
+                                               eps, weight_decay, grad_scale, options))

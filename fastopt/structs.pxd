@@ -30,6 +30,7 @@ cdef extern from *:
     int FASTOPT_ERR_UNUSED
     int FASTOPT_ERR_WORKSPACE
     int FASTOPT_ERR_HYPER
+    unsigned FASTOPT_MAXIMIZE
     unsigned FASTOPT_CLIP_NORM
     unsigned FASTOPT_SKIP_NONFINITE
     unsigned FASTOPT_ZERO_GRAD
@@ -105,6 +106,7 @@ cdef extern from *:
         const char *name
         double value
         const char *takes
+        int type
 
     ctypedef struct fastopt_model:
         size_t size

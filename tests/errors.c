@@ -242,6 +242,14 @@ static void of_ranges(void)
                 printf("%s = %.17g in type %d: %d\n", cases[i].name, cases[i].value, type, found);
             MUST(found == (taken ? FASTOPT_OK : FASTOPT_ERR_HYPER - cases[i].place));
         }
+    CASE(s.groups[0].hyper[FASTOPT_SGD_LR] = 0x1p-160, FASTOPT_ERR_HYPER - FASTOPT_SGD_LR, 0, -1, "lr",
+         "sgd: lr of group 0 must be a finite number >= 0, also as float, got 6.8422776578360209e-49 (0 as float)");
+    CASE(s.groups[0].hyper[FASTOPT_SGD_LR] = 1e39, FASTOPT_ERR_HYPER - FASTOPT_SGD_LR, 0, -1, "lr",
+         "sgd: lr of group 0 must be a finite number >= 0, also as float, got 9.9999999999999994e+38 (inf as float)");
+    CASE(s.groups[0].hyper[FASTOPT_SGD_LR] = -0.1, FASTOPT_ERR_HYPER - FASTOPT_SGD_LR, 0, -1, "lr",
+         "sgd: lr of group 0 must be a finite number >= 0, got -0.10000000000000001");
+    CASE(s.groups[0].hyper[FASTOPT_SGD_LR] = NAN, FASTOPT_ERR_HYPER - FASTOPT_SGD_LR, 0, -1, "lr",
+         "sgd: lr of group 0 must be a finite number >= 0, got nan");
     MUST(try_hyper("sgd", FASTOPT_F32, "dampening", 1.0) == FASTOPT_OK);
     MUST(try_hyper("sgd", FASTOPT_F64, "dampening", nextafter(1.0, 2.0)) == FASTOPT_ERR_HYPER - FASTOPT_SGD_DAMPENING);
 }
@@ -298,11 +306,18 @@ static void of_tensors(void)
     MUST(fastopt_step(&s.model) == FASTOPT_OK);
 }
 
-#define LAYOUT "adam: layout of tensor 1 in group 1: "
-#define NO_LAYOUT LAYOUT "a layout does not fit the tensor, or one element would be written several times"
-#define NO_TYPE LAYOUT "there is no such element type, or the buffer cannot have it"
-#define LAYOUT_CASE(breaking) CASE(breaking, FASTOPT_ERR_LAYOUT, 1, 1, "layout", NO_LAYOUT)
-#define TYPE_CASE(breaking) CASE(breaking, FASTOPT_ERR_TYPE, 1, 1, "layout", NO_TYPE)
+#define OF_LAYOUT(field) "adam: layout." field " of tensor 1 in group 1 must be "
+#define FIELD_CASE(breaking, code, field, takes) \
+    CASE(breaking, code, 1, 1, "layout." field, OF_LAYOUT(field) takes)
+#define TYPE_CASE(breaking, field) FIELD_CASE(breaking, FASTOPT_ERR_TYPE, field, "0 or the type of the group")
+#define G_TYPE "0 or a type from FASTOPT_F32 to FASTOPT_BF16"
+#define NDIM_CASE(breaking) FIELD_CASE(breaking, FASTOPT_ERR_LAYOUT, "ndim", "from 0 to FASTOPT_MAX_DIMS")
+#define SHAPE "sizes that multiply to n"
+#define SHAPE_CASE(breaking) FIELD_CASE(breaking, FASTOPT_ERR_LAYOUT, "shape", SHAPE)
+#define OWN_PLACE "other than 0: each element that is written needs its own place"
+#define STILL_CASE(breaking, field) FIELD_CASE(breaking, FASTOPT_ERR_LAYOUT, field, OWN_PLACE)
+#define ODD_CASE(breaking, field) FIELD_CASE(breaking, FASTOPT_ERR_LAYOUT, field, "multiples of the size of an element")
+#define UNUSED_CASE(breaking, field, takes) FIELD_CASE(breaking, FASTOPT_ERR_UNUSED, field, takes)
 
 static void of_layouts(void)
 {
@@ -310,39 +325,51 @@ static void of_layouts(void)
                            wraps[2] = {PTRDIFF_MAX, 3}, more[3] = {3, 5, 2};
     static const ptrdiff_t many[FASTOPT_MAX_DIMS + 1] = {0};
     static const ptrdiff_t still[2] = {0, sizeof(double)}, column[2] = {sizeof(double), 0};
+    static const ptrdiff_t odd[2] = {5 * sizeof(double) + 1, sizeof(double)}, half[2] = {-20, 4};
 
-    CASE(s.layouts[1].size = 0, FASTOPT_ERR_SIZE, 1, 1, "layout",
-         LAYOUT "a structure does not begin with its size; fill it in with its init function");
-    TYPE_CASE(s.layouts[1].g_type = 5);
-    TYPE_CASE(s.layouts[1].g_type = -1);
-    TYPE_CASE(s.layouts[1].p_type = FASTOPT_F32);
-    TYPE_CASE(s.layouts[1].p_type = FASTOPT_BF16);
-    TYPE_CASE(s.layouts[1].p_type = -1);
-    TYPE_CASE(s.layouts[1].state_type[1] = FASTOPT_F32);
-    LAYOUT_CASE(s.layouts[1].ndim = -1);
-    LAYOUT_CASE((s.layouts[1].ndim = FASTOPT_MAX_DIMS + 1, s.layouts[1].shape = many));
-    LAYOUT_CASE(s.layouts[1].ndim = 1);
-    LAYOUT_CASE(s.layouts[1].shape = NULL);
-    LAYOUT_CASE(s.layouts[1].shape = small);
-    LAYOUT_CASE(s.layouts[1].shape = large);
-    LAYOUT_CASE(s.layouts[1].shape = minus);
-    LAYOUT_CASE(s.layouts[1].shape = none);
-    LAYOUT_CASE(s.layouts[1].shape = wraps);
-    LAYOUT_CASE((s.layouts[1].ndim = 3, s.layouts[1].shape = more));
-    LAYOUT_CASE(s.layouts[1].p_strides = still);
-    LAYOUT_CASE(s.layouts[1].p_strides = column);
-    LAYOUT_CASE(s.layouts[1].state_strides[1] = column);
-    LAYOUT_CASE((s.layouts[1].g_strides = column, s.model.extras = FASTOPT_ZERO_GRAD));
+    FIELD_CASE(s.layouts[1].size = 0, FASTOPT_ERR_SIZE, "size", "sizeof(fastopt_layout)");
+    FIELD_CASE(s.layouts[1].g_type = 5, FASTOPT_ERR_TYPE, "g_type", G_TYPE);
+    FIELD_CASE(s.layouts[1].g_type = -1, FASTOPT_ERR_TYPE, "g_type", G_TYPE);
+    TYPE_CASE(s.layouts[1].p_type = FASTOPT_F32, "p_type");
+    TYPE_CASE(s.layouts[1].p_type = FASTOPT_BF16, "p_type");
+    TYPE_CASE(s.layouts[1].p_type = -1, "p_type");
+    TYPE_CASE(s.layouts[1].state_type[1] = FASTOPT_F32, "state_type");
+    NDIM_CASE(s.layouts[1].ndim = -1);
+    NDIM_CASE((s.layouts[1].ndim = FASTOPT_MAX_DIMS + 1, s.layouts[1].shape = many));
+    SHAPE_CASE(s.layouts[1].ndim = 1);
+    SHAPE_CASE(s.layouts[1].shape = NULL);
+    SHAPE_CASE(s.layouts[1].shape = small);
+    SHAPE_CASE(s.layouts[1].shape = large);
+    SHAPE_CASE(s.layouts[1].shape = minus);
+    SHAPE_CASE(s.layouts[1].shape = none);
+    SHAPE_CASE(s.layouts[1].shape = wraps);
+    SHAPE_CASE((s.layouts[1].ndim = 3, s.layouts[1].shape = more));
+    STILL_CASE(s.layouts[1].p_strides = still, "p_strides");
+    STILL_CASE(s.layouts[1].p_strides = column, "p_strides");
+    STILL_CASE(s.layouts[1].state_strides[1] = column, "state_strides");
+    STILL_CASE((s.layouts[1].g_strides = column, s.model.extras = FASTOPT_ZERO_GRAD), "g_strides");
+    ODD_CASE(s.layouts[1].p_strides = odd, "p_strides");
+    ODD_CASE(s.layouts[1].p_strides = half, "p_strides");
+    ODD_CASE(s.layouts[1].g_strides = odd, "g_strides");
+    ODD_CASE(s.layouts[1].state_strides[0] = half, "state_strides");
+    UNUSED_CASE(s.layouts[1].state_type[3] = 77, "state_type", "0 for a state that the tensor does not have");
+    UNUSED_CASE(s.layouts[1].state_strides[2] = odd, "state_strides", "0 for a state that the tensor does not have");
+    UNUSED_CASE((s.layouts[1].ndim = 0, s.layouts[1].p_strides = odd), "p_strides", "NULL where ndim is 0");
+    UNUSED_CASE((s.layouts[1].ndim = 0, s.layouts[1].g_strides = odd), "g_strides", "NULL where ndim is 0");
     make();
     s.layouts[1].g_strides = column; /* which may be read */
     s.layouts[1].p_type = s.layouts[1].g_type = s.layouts[1].state_type[0] = FASTOPT_F64;
-    s.layouts[1].state_type[3] = 77; /* of a state that is not there */
-    s.layouts[1].state_strides[3] = column;
+    MUST(fastopt_step(&s.model) == FASTOPT_OK && fastopt_global_norm(&s.model) == FASTOPT_OK);
+    make();
+    s.layouts[1].g_type = FASTOPT_F32; /* whose elements may lie closer together than the parameter's */
+    s.layouts[1].g_strides = half;
+    s.tensors[1][1].g = &floats[1][1][10];
     MUST(fastopt_step(&s.model) == FASTOPT_OK && fastopt_global_norm(&s.model) == FASTOPT_OK);
     make();
     s.layouts[1].g_strides = still;
-    s.tensors[1][1].n = 0; /* where nothing is written */
+    s.tensors[1][1].n = 0; /* where nothing is looked at */
     s.layouts[1].shape = none;
+    s.layouts[1].size = 0;
     s.model.extras = FASTOPT_ZERO_GRAD;
     s.model.max_norm = 1;
     MUST(fastopt_step(&s.model) == FASTOPT_OK && fastopt_clip_grad_norm(&s.model) == FASTOPT_OK);
@@ -386,12 +413,12 @@ static void of_gradients(void)
                   "fastopt: size of group 1 must be sizeof(fastopt_group)");
     GRADIENT_CASE(s.tensors[1][1].g = NULL, FASTOPT_ERR_BUFFER, 1, 1, "g",
                   "adam: g of tensor 1 in group 1 must be a buffer, not NULL");
-    GRADIENT_CASE(s.layouts[1].shape = small, FASTOPT_ERR_LAYOUT, 1, 1, "layout", NO_LAYOUT);
-    GRADIENT_CASE(s.layouts[1].g_type = 5, FASTOPT_ERR_TYPE, 1, 1, "layout", NO_TYPE);
+    GRADIENT_CASE(s.layouts[1].shape = small, FASTOPT_ERR_LAYOUT, 1, 1, "layout.shape", OF_LAYOUT("shape") SHAPE);
+    GRADIENT_CASE(s.layouts[1].g_type = 5, FASTOPT_ERR_TYPE, 1, 1, "layout.g_type", OF_LAYOUT("g_type") G_TYPE);
     make();
     s.model.max_norm = 1.0;
     s.layouts[1].g_strides = column;
-    expect_from(fastopt_clip_grad_norm, FASTOPT_ERR_LAYOUT, 1, 1, "layout", NO_LAYOUT);
+    expect_from(fastopt_clip_grad_norm, FASTOPT_ERR_LAYOUT, 1, 1, "layout.g_strides", OF_LAYOUT("g_strides") OWN_PLACE);
     MUST(fastopt_global_norm(&s.model) == FASTOPT_OK);
     make();
     s.model.max_norm = 1.0;
@@ -638,6 +665,17 @@ static void of_words(void)
             MUST(strlen(part) == (size <= length ? size - 1 : length) && !strncmp(part, whole, strlen(part)));
     }
     MUST(fastopt_describe(&s.model.error, NULL, 0) == length);
+    MUST(fastopt_workspace(&s.model) == 0);
+    s.groups[1].rule = fastopt_find_rule("lamb");
+    MUST(fastopt_workspace(&s.model) == TENSORS * 2 * sizeof(double));
+    s.groups[1].tensors = NULL; /* forgotten: what the step says */
+    MUST(fastopt_workspace(&s.model) == 0);
+    s.groups[1].size = 0;
+    MUST(fastopt_workspace(&s.model) == 0);
+    s.model.groups = NULL;
+    MUST(fastopt_workspace(&s.model) == 0);
+    memset(&s.model, 0, sizeof s.model);
+    s.model.count = GROUPS;
     MUST(fastopt_workspace(&s.model) == 0);
 }
 

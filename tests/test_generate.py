@@ -63,6 +63,8 @@ BROKEN = {
     ),
     "always needed must come first": ('"exp_avg", doc', '"exp_avg", needed_by = "amsgrad", doc'),
     "an option is not in [options]": ('"nesterov"]\narguments', '"nestorev"]\narguments'),
+    "must be 1 to 4 state buffers": ('states = [{ name = "momentum_buffer", doc = "The velocity." }]', "states = []"),
+    "every rule has the option maximize": ('options = ["maximize", "at_lookahead"]', 'options = ["at_lookahead"]'),
     "the class cannot take": ('"weight_decay", "amsgrad"]', '"weight_decay", "amsgard"]'),
     "not in extra": ("extra = { initial_accumulator_value = 0.0 }\n", ""),
     "two rules have one name": ('name = "adamw"', 'name = "adam"'),

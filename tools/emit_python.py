@@ -134,16 +134,18 @@ read-only, if it is misaligned, holds several elements at one place or shares me
 hyperparameter is NaN, infinite or out of its range, also when it is rounded to float32.
 """
 
-from fastopt._core cimport update
+from fastopt._core cimport Rule, pair, update
 
-from fastopt._core import pair
+from fastopt._core import RULES
 
 '''
 
 
 def kernels(rules: Table) -> str:
-    names = [f'"{rule.name}"' for rule in rules.rules]
-    return KERNELS + packed(names, "__all__ = [", "           ", "]") + "\n" + "".join(map(kernel, rules.rules))
+    names = packed([f'"{rule.name}"' for rule in rules.rules], "__all__ = [", "           ", "]")
+    bits = "".join(f"    {option.name.upper()} = {option.bit}\n" for option in rules.options)
+    found = "".join(f'cdef Rule {rule.name.upper()} = RULES["{rule.name}"]\n' for rule in rules.rules)
+    return f"{KERNELS}{names}\n\ncdef enum:\n{bits}\n{found}" + "".join(map(kernel, rules.rules))
 
 
 def kernel(rule: Rule) -> str:
@@ -152,10 +154,10 @@ def kernel(rule: Rule) -> str:
     start = f"def {rule.name}("
     signature = packed(items, start, " " * len(start), "):")
     given = [
-        f'"{rule.name}", p, g',
+        f"{rule.name.upper()}, p, g",
         tuple_of([state.name for state in rule.states]),
         tuple_of([hyper.name for hyper in rule.hypers]),
-        tuple_of([option.name for option in rule.options]) if rule.options else "()",
+        " | ".join(f"({option.name.upper()} if {option.name} else 0)" for option in rule.options) or "0",
     ]
     pair = '    beta1, beta2 = pair("betas", betas)\n' if has_betas(rule) else ""
     call = packed(given, "    update(", " " * 11, ")")
@@ -307,6 +309,7 @@ MEMORYVIEWS = f'''\
 """Every update rule on typed memoryviews, for `cimport`: memoryviews.pxd says what the functions take."""
 
 from fastopt cimport capi
+from fastopt.structs cimport FASTOPT_ERR_HYPER, fastopt_rule_info
 
 
 cdef int absent(const char *name) except -1 with gil:
@@ -317,8 +320,13 @@ cdef int unlike(const char *name, Py_ssize_t found, Py_ssize_t n) except -1 with
     raise ValueError(f"{{name.decode()}} has {{found}} {{'element' if found == 1 else 'elements'}}, but p has {{n}}")
 
 
-cdef int refused(int error) except -1 with gil:
-    raise ValueError(capi.strerror(error).decode())
+cdef int refused(const char *rule, bint narrow, int error) except -1 with gil:
+    cdef const fastopt_rule_info *info = capi.rule(capi.find_rule(rule))
+    cdef int i = FASTOPT_ERR_HYPER - error
+    if i >= 0:
+        also = ", also when it is rounded to float32" if narrow else ""
+        raise ValueError(f"{{info.hypers[i].name.decode()}} must be {{info.hypers[i].takes.decode()}}{{also}}")
+    raise ValueError(f"{{rule.decode()}}: {{capi.strerror(error).decode()}}")
 
 
 cdef inline int needed(const char *name, bint none, Py_ssize_t found, Py_ssize_t n) except -1 nogil:
@@ -329,8 +337,8 @@ cdef inline int optional(const char *name, bint none, Py_ssize_t found, Py_ssize
     return unlike(name, found, n) if not none and found != n else 0
 
 
-cdef inline int answer(int error) except -1 nogil:
-    return refused(error) if error < 0 else 0
+cdef inline int answer(const char *rule, bint narrow, int error) except -1 nogil:
+    return refused(rule, narrow, error) if error < 0 else 0
 '''
 
 MEMORYVIEWS_DECLARED = f"""\
@@ -375,7 +383,7 @@ def memoryview_function(rule: Rule, suffix: str) -> str:
         lines.append(f'    {check}("{name}", {name} is None, {name}.shape[0], n)')
     pointers = [f"NULL if {each} is None else &{each}[0]" if each in optional else f"&{each}[0]" for each in buffers]
     values = [*(hyper.name for hyper in rule.hypers), "options"]
-    start = f"return answer(capi.{rule.name}_{suffix}("
+    start = f'return answer("{rule.name}", {suffix == "f32"}, capi.{rule.name}_{suffix}('
     nothing = ["0", *["NULL"] * (1 + len(pointers)), *values]
     lines.append("    if n == 0:")
     lines.append(packed(nothing, f"        {start}", " " * (8 + len(start)), "))"))

@@ -135,11 +135,12 @@ def _rule(entry: dict[str, Any], ranges: dict[str, tuple[Range, str]], options: 
     need("step" not in names[1:], "step must be the first hyperparameter")
     need(names[-1] == "grad_scale", "grad_scale must be the last hyperparameter")
     need(len(hypers) <= MAX_HYPERS, f"there are more than {MAX_HYPERS} hyperparameters")
-    need(len(states) <= MAX_STATES, f"there are more than {MAX_STATES} state buffers")
+    need(1 <= len(states) <= MAX_STATES, f"there must be 1 to {MAX_STATES} state buffers")  # C has no empty arrays
     needed = [state.needed_by is None for state in states]
     need(needed == sorted(needed, reverse=True), "buffers that are always needed must come first")
     need(all(state.shape == "p" for state in states), "the only shape of a state buffer so far is 'p'")
     need(all(option in options for option in entry["options"]), "an option is not in [options]")
+    need("maximize" in entry["options"], "every rule has the option maximize: it is the sign of grad_scale")
     extra = entry.get("extra", {})
     need(all(key in names for key in docs), "docs has a name that is no hyperparameter of this rule")
     starts = [state.start for state in states if isinstance(state.start, str)]
