@@ -5,6 +5,11 @@ from cpython.ref cimport PyObject
 from fastopt.structs cimport fastopt_error, fastopt_group, fastopt_layout, fastopt_model
 
 
+# A step of so few elements is over before another thread could have taken the GIL and given it back.
+cdef enum:
+    KEEP_GIL = 4096
+
+
 # One buffer's place in memory, and which one it is. The array is borrowed.
 ctypedef struct Span:
     const char *start
@@ -22,14 +27,16 @@ cdef class Rule:
     cdef readonly tuple hypers
     cdef readonly dict options
     cdef readonly dict needed_by
+    cdef readonly dict columns
+    cdef readonly dict numbers
 
     cdef fill(self, fastopt_group *group, tuple hyper, unsigned options)
-    cdef fail(self, const fastopt_error *error, int type)
+    cdef fail(self, const fastopt_error *error, str where=*)
 
 
 cdef int type_of(cnp.ndarray a) noexcept
 cdef cnp.ndarray as_array(str name, object obj, bint writable, bint gradient)
-cdef cnp.ndarray as_gradient(str name, object obj, bint writable, str name_of_like, cnp.ndarray like)
+cdef cnp.ndarray as_gradient(str name, object obj, bint writable, bint numbers, str name_of_like, cnp.ndarray like)
 cdef int same_kind(str name, cnp.ndarray a, str name_of_like, cnp.ndarray like) except -1
 cdef bint lay_gradient(fastopt_layout *layout, cnp.ndarray grad, int type) noexcept
 cdef const Py_ssize_t *strides_of(cnp.ndarray a) noexcept
@@ -43,7 +50,10 @@ cdef double norm_bound(object max_norm) except? -1.0
 cdef void *zeroed(size_t count, size_t size) except NULL
 cdef int step(fastopt_model *model) noexcept nogil
 cdef int check(fastopt_model *model) noexcept nogil
+cdef int check_hyper(int rule, int type, int index, double value) noexcept nogil
 cdef size_t workspace(const fastopt_model *model) noexcept nogil
 cdef int global_norm(fastopt_model *model) noexcept nogil
 cdef int clip_grad_norm(fastopt_model *model) noexcept nogil
-cdef update(str name, p, g, tuple states, tuple hyper, tuple options)
+cdef list views_of(list buffers)
+cpdef tuple pair(str name, object value)
+cdef update(Rule rule, p, g, tuple states, tuple hyper, unsigned options)

@@ -36,6 +36,7 @@ cdef extern from "fastopt_capi.h":
         const fastopt_rule_info *(*rule)(int rule)
         int (*step)(fastopt_model *model) noexcept nogil
         int (*check)(fastopt_model *model) noexcept nogil
+        int (*check_hyper)(int rule, int type, int index, double value) noexcept nogil
         size_t (*workspace)(const fastopt_model *model) noexcept nogil
         int (*global_norm)(fastopt_model *model) noexcept nogil
         int (*clip_grad_norm)(fastopt_model *model) noexcept nogil
@@ -70,6 +71,10 @@ cdef class Rule:
         Its hyperparameters as C takes them (`beta1`, `beta2` for `betas`), in order.
     options : dict of str to int
         Its switches and their bits.
+    columns : dict of str to int
+        The places of the hyperparameters in `hypers`.
+    numbers : dict of str to int
+        Of those that Python's users set one by one, and that call for no state buffer.
     """
 
     cdef fill(self, fastopt_group *group, tuple hyper, unsigned options):
@@ -81,21 +86,21 @@ cdef class Rule:
         for i in range(len(self.hypers)):
             group.hyper[i] = number(self.hypers[i], hyper[i])
 
-    cdef fail(self, const fastopt_error *error, int type):
-        """Raises what the core's answer means to a user of Python."""
+    cdef fail(self, const fastopt_error *error, str where=""):
+        """Raises what the core's answer means to a user of Python; `where` says of which group, if there are several."""
         cdef char text[300]
         cdef float narrow = <float>error.value
         name = "" if error.name == NULL else error.name.decode()
         takes = "" if error.takes == NULL else error.takes.decode()
         if FASTOPT_ERR_HYPER - FASTOPT_MAX_HYPERS < error.code <= FASTOPT_ERR_HYPER:
             found = repr(error.value)
-            if type == FASTOPT_F32 and name != "step" and narrow != error.value and error.value == error.value:
+            if error.type == FASTOPT_F32 and name != "step" and narrow != error.value and error.value == error.value:
                 found += f" ({<double>narrow!r} as float32)"
             if narrow == 0 and error.value != 0:
                 takes += " that float32 does not round to 0"
-            raise ValueError(f"{spoken(name)} must be {takes}, got {found}")
+            raise ValueError(f"{spoken(name)}{where} must be {takes}, got {found}")
         if error.code == FASTOPT_ERR_OPTION and takes:
-            raise ValueError(f"{name} needs {takes}")
+            raise ValueError(f"{name}{where} needs {takes}")
         if error.code == FASTOPT_ERR_BUFFER and self.needed_by.get(name) in self.hypers:
             raise ValueError(f"{self.name}: {name} must be given when {self.needed_by[name]} is not 0")
         core.describe(error, text, sizeof(text))
@@ -127,6 +132,12 @@ cdef _read_table():
             info.states[j].name.decode(): info.states[j].needed_by.decode()
             for j in range(info.state_count) if info.states[j].needed_by != NULL
         }
+        rule.columns = {name: j for j, name in enumerate(rule.hypers)}
+        calling = rule.needed_by.values()
+        rule.numbers = {
+            name: j for name, j in rule.columns.items()
+            if name not in calling and name not in ("step", "beta1", "beta2", "grad_scale")
+        }
         table[rule.name] = rule
         i += 1
 
@@ -140,6 +151,8 @@ cdef str spoken(str hyper):
 
 
 cdef double number(str name, object value) except? -1.0:
+    if type(value) is float:
+        return value
     try:
         if isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind not in "biufO":
             raise TypeError  # NumPy would read a number from text, and leave the imaginary part behind
@@ -175,8 +188,10 @@ cdef int thread_count(object threads) except -1:
     return min(count, MAX_THREADS)
 
 
-def pair(name, value):
+cpdef tuple pair(str name, object value):
     """The two numbers of a pair such as `betas`; TypeError for anything else."""
+    if type(value) is tuple and len(<tuple>value) == 2:
+        return value
     try:
         first, second = value
     except Exception:
@@ -224,18 +239,17 @@ cdef cnp.ndarray as_array(str name, object obj, bint writable, bint gradient):
     cdef cnp.ndarray a
     cdef int kind
     if type(obj) is not cnp.ndarray:
-        obj = wrap(name, obj, writable)
+        obj = wrap(name, obj, writable, gradient)
     a = obj
     kind = type_of(a)
     if kind == 0 or not (gradient or kind == FASTOPT_F32 or kind == FASTOPT_F64) or not cnp.PyArray_ISNOTSWAPPED(a):
-        takes = "float16, bfloat16, float32 and float64" if gradient else "float32 and float64"
         raise TypeError(f"{name} has dtype {a.dtype.str if a.dtype.byteorder in '<>' else a.dtype}; "
-                        f"fastopt takes {takes}{' gradients' if gradient else ''} in native byte order")
+                        f"fastopt takes {taken(gradient)}{' gradients' if gradient else ''} in native byte order")
     if writable and not cnp.PyArray_ISWRITEABLE(a):
         raise ValueError(f"{name} is read-only, but is to be written")
     if not cnp.PyArray_ISALIGNED(a):
         raise ValueError(f"{name} is not aligned to its {a.itemsize}-byte elements; its memory must begin at a multiple of "
-                         f"{a.itemsize} bytes")
+                         f"{a.itemsize} bytes, and its strides, {(<object>a).strides}, must be multiples of that")
     if writable and not cnp.PyArray_IS_C_CONTIGUOUS(a) and not visits_once(a):
         raise ValueError(f"{name} has several elements in one place (shape {(<object>a).shape}, strides "
                          f"{(<object>a).strides}), but is to be written; each element needs its own")
@@ -262,9 +276,17 @@ cdef bint visits_once(cnp.ndarray a):
     return bool((np.diff(offsets) >= a.itemsize).all())
 
 
-cdef object wrap(str name, object obj, bint writable):
+cdef str taken(bint gradient):
+    """The types that an array may have, in words."""
+    return "float16, bfloat16, float32 and float64" if gradient else "float32 and float64"
+
+
+cdef object wrap(str name, object obj, bint writable, bint gradient):
     if obj is None:
-        raise TypeError(f"{name} is None; expected a float32 or float64 array")
+        raise TypeError(f"{name} is None; expected an array; fastopt takes {taken(gradient)}")
+    if isinstance(obj, (int, float, complex, np.generic)):
+        raise TypeError(f"{name} is a number of type {type(obj).__name__}, but must be an array; np.array(x) makes one "
+                        "without dimensions")
     if isinstance(obj, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask the step would ignore; give its .data")
     if isinstance(obj, np.ndarray):
@@ -274,8 +296,8 @@ cdef object wrap(str name, object obj, bint writable):
     except Exception:  # whatever its own code raises; the errors below say what it is
         pass
     if not hasattr(type(obj), "__dlpack__"):
-        raise TypeError(f"{name} is of type {type(obj).__name__}, which has no buffer of float32 or float64 elements; "
-                        "give a NumPy array")
+        raise TypeError(f"{name} is of type {type(obj).__name__}, which has no buffer of elements; give a NumPy array; "
+                        f"fastopt takes {taken(gradient)}")
     try:
         array = np.from_dlpack(obj)  # unlike __array__, it never copies
         if writable and not array.flags.writeable:
@@ -303,11 +325,11 @@ cdef int same_kind(str name, cnp.ndarray a, str name_of_like, cnp.ndarray like) 
     return same_shape(name, a, name_of_like, like)
 
 
-cdef cnp.ndarray as_gradient(str name, object obj, bint writable, str name_of_like, cnp.ndarray like):
-    """`obj` as an array of the shape of `like`; a number will do where that has no dimensions."""
+cdef cnp.ndarray as_gradient(str name, object obj, bint writable, bint numbers, str name_of_like, cnp.ndarray like):
+    """`obj` as an array of the shape of `like`. With `numbers` one will do where that has no dimensions."""
     cdef cnp.ndarray a
-    if cnp.PyArray_NDIM(like) == 0 and type(obj) is not cnp.ndarray and not writable:
-        if type(obj) is float or type(obj) is int:
+    if numbers and cnp.PyArray_NDIM(like) == 0 and type(obj) is not cnp.ndarray:
+        if isinstance(obj, (float, int, np.integer)) and not isinstance(obj, bool):
             obj = np.asarray(number(name, obj))
         elif isinstance(obj, np.generic):
             obj = np.asarray(obj)  # NumPy exports no buffer of bfloat16
@@ -337,6 +359,16 @@ cdef bint lay_gradient(fastopt_layout *layout, cnp.ndarray grad, int type) noexc
 cdef const Py_ssize_t *strides_of(cnp.ndarray a) noexcept:
     """The strides of an array, for a layout; NULL if it is contiguous."""
     return NULL if cnp.PyArray_IS_C_CONTIGUOUS(a) else <const Py_ssize_t *>cnp.PyArray_STRIDES(a)
+
+
+cdef list views_of(list buffers):
+    """Views of arrays, of which some may be None. Where a comprehension's list cannot grow, Cython frees the last twice."""
+    cdef list views = [None] * len(buffers)
+    cdef Py_ssize_t slot
+    for slot in range(len(buffers)):
+        if buffers[slot] is not None:
+            views[slot] = buffers[slot][...]
+    return views
 
 
 cdef void copy_elements(cnp.ndarray target, cnp.ndarray source) noexcept:
@@ -427,6 +459,16 @@ cdef int sort_apart(Span *spans, size_t count, list names, str what) except -1:
     return disjoint
 
 
+cdef bint lie_apart(const Span *spans, size_t count) noexcept:
+    """Whether none of a few places reaches into another."""
+    cdef size_t i, j
+    for i in range(count):
+        for j in range(i):
+            if spans[i].start < spans[j].end and spans[j].start < spans[i].end:
+                return False
+    return True
+
+
 cdef Py_ssize_t find_overlap(Span span, const Span *spans, size_t count, bint disjoint) except -2:
     """The index of one of these sorted, non-empty spans that shares memory with `span`, or -1."""
     cdef size_t low = 0, high = count, middle
@@ -462,6 +504,10 @@ cdef int step(fastopt_model *model) noexcept nogil:
 
 cdef int check(fastopt_model *model) noexcept nogil:
     return core.check(model)
+
+
+cdef int check_hyper(int rule, int type, int index, double value) noexcept nogil:
+    return core.check_hyper(rule, type, index, value)
 
 
 cdef size_t workspace(const fastopt_model *model) noexcept nogil:
@@ -519,62 +565,61 @@ cdef cnp.ndarray flat(cnp.ndarray a):
     return a if cnp.PyArray_NDIM(a) == 1 else a.reshape(-1)
 
 
-cdef update(str name, p, g, tuple states, tuple hyper, tuple options):
+cdef update(Rule rule, p, g, tuple states, tuple hyper, unsigned options):
     """One rule on one tensor: all checks, then the step. The order of the tuples is that of the rule's table."""
-    cdef Rule rule = RULES[name]
     cdef fastopt_model model
     cdef fastopt_group group
     cdef fastopt_tensor tensor
     cdef fastopt_layout layout
     cdef Span spans[2 + FASTOPT_MAX_STATES]
-    cdef list names = ["p", "g"], buffers = [None] * len(states)
-    cdef cnp.ndarray array, params = as_array("p", p, True, False), grad = as_gradient("g", g, False, "p", params)
+    cdef list buffers = [None] * len(states)
+    cdef cnp.ndarray array, params = as_array("p", p, True, False), grad = as_gradient("g", g, False, True, "p", params)
     cdef Py_ssize_t i
+    cdef size_t count = 2
     cdef int error
-    cdef unsigned bits = 0
     cdef bint plain = (cnp.PyArray_TYPE(grad) == cnp.PyArray_TYPE(params) and cnp.PyArray_IS_C_CONTIGUOUS(grad)
                        and cnp.PyArray_IS_C_CONTIGUOUS(params))
 
-    # Views of our own: their shapes and strides are nobody else's to change while the GIL is released.
-    params, grad = params[...], grad[...]
     spans[0] = span_of(params, 0)
     spans[1] = span_of(grad, 1)
-    for i, buffer in enumerate(states):
-        if buffer is None and i >= rule.required_states:
+    for i in range(len(states)):
+        if states[i] is None and i >= rule.required_states:
             continue
-        array = as_array(rule.states[i], buffer, True, False)
-        same_kind(rule.states[i], array, "p", params)
+        array = as_array(<str>rule.states[i], states[i], True, False)
+        same_kind(<str>rule.states[i], array, "p", params)
         plain = plain and cnp.PyArray_IS_C_CONTIGUOUS(array)
-        buffers[i] = array = array[...]
-        spans[len(names)] = span_of(array, len(names))
-        names.append(rule.states[i])
-    if cnp.PyArray_SIZE(params) > 0:
-        sort_apart(spans, len(names), names, "buffer")
+        buffers[i] = array
+        spans[count] = span_of(array, 2 + i)
+        count += 1
+    if cnp.PyArray_SIZE(params) > 0 and not lie_apart(spans, count):
+        sort_apart(spans, count, ["p", "g", *rule.states], "buffer")
 
-    for bit, wanted in zip(rule.options.values(), options, strict=True):
-        if wanted:
-            bits |= bit
     memset(&model, 0, sizeof(model))
     memset(&group, 0, sizeof(group))
     memset(&tensor, 0, sizeof(tensor))
-    memset(&layout, 0, sizeof(layout))
     tensor.size = sizeof(tensor)
     if not plain:
+        memset(&layout, 0, sizeof(layout))
+        # Views of our own: their shapes and strides are nobody else's to change while the GIL is released.
+        params, grad, buffers = params[...], grad[...], views_of(buffers)
         place_strided(params, grad, buffers, &tensor, &layout)
     elif cnp.PyArray_TYPE(params) == cnp.NPY_FLOAT:
         place[float](flat(params), flat(grad), buffers, &tensor)
     else:
         place[double](flat(params), flat(grad), buffers, &tensor)
-    rule.fill(&group, hyper, bits)
+    rule.fill(&group, hyper, options)
     group.type, group.count, group.tensors = type_of(params), 1, &tensor
     model.size, model.count, model.groups, model.grad_scale, model.threads = sizeof(model), 1, &group, 1.0, 1
     if rule.sums:
         memory = bytearray(workspace(&model))
         model.workspace, model.workspace_size = <char *>memory, len(memory)
-    with nogil:
+    if tensor.n <= KEEP_GIL:
         error = step(&model)
+    else:
+        with nogil:
+            error = step(&model)
     if error:
-        rule.fail(&model.error, group.type)
+        rule.fail(&model.error)
 
 
 # ---- Threads, instruction sets and build. ----

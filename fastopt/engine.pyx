@@ -12,11 +12,12 @@ from libc.float cimport DBL_MAX
 from libc.string cimport memcpy, memset
 
 from fastopt._core cimport (
-    Rule, Span, as_array, as_gradient, check, copy_elements, find_overlap, lay_gradient, norm_bound, number, same_kind,
-    sort_apart, span_of, step as step_model, strides_of, thread_count, type_of, workspace, zeroed,
+    KEEP_GIL, Rule, Span, as_array, as_gradient, check, check_hyper, copy_elements, find_overlap, norm_bound, number,
+    same_kind, sort_apart, span_of, step as step_model, strides_of, thread_count, type_of, views_of, workspace, zeroed,
 )
 from fastopt.structs cimport (
-    FASTOPT_BF16, FASTOPT_CLIP_NORM, FASTOPT_MAX_STATES, FASTOPT_SKIP_NONFINITE, FASTOPT_SKIPPED, FASTOPT_ZERO_GRAD, fastopt_group,
+    FASTOPT_BF16, FASTOPT_CLIP_NORM, FASTOPT_F32, FASTOPT_MAX_STATES, FASTOPT_MAXIMIZE, FASTOPT_SKIP_NONFINITE,
+    FASTOPT_SKIPPED, FASTOPT_ZERO_GRAD, fastopt_group,
     fastopt_layout, fastopt_model, fastopt_tensor,
 )
 
@@ -31,12 +32,7 @@ from fastopt.structure import shown
 
 cnp.import_array()
 
-__all__ = ["Engine"]
-
-# A step of so few elements is over before another thread could have taken the GIL and given it back.
-cdef enum:
-    KEEP_GIL = 4096
-
+__all__ = ["Engine", "Group"]
 
 # ---- Blocks. No bytecode runs while one is entered or left: Ctrl-C falls before it, into it or after it. ----
 
@@ -104,16 +100,6 @@ cdef bint lay_params(fastopt_layout *layout, cnp.ndarray param, list buffers) no
     return needed
 
 
-cdef list views_of(list buffers):
-    """Views of arrays, of which some may be None. Where a comprehension's list cannot grow, Cython frees the last twice."""
-    cdef list views = [None] * len(buffers)
-    cdef Py_ssize_t slot
-    for slot in range(len(buffers)):
-        if buffers[slot] is not None:
-            views[slot] = buffers[slot][...]
-    return views
-
-
 def _exported(cnp.ndarray array):
     """What keeps an array from being resized while it lives. NumPy exports no buffer of bfloat16."""
     return memoryview(array.view(np.uint16) if type_of(array) == FASTOPT_BF16 else array)
@@ -124,19 +110,23 @@ cdef class Engine:
     """The parameters of a model, its state buffers and perhaps its gradients, bound; and their step."""
 
     cdef Rule rule
-    cdef fastopt_model model      # its groups are runs of tensors that share everything: also type and step number
-    cdef fastopt_group *settings  # the groups as the optimizer has them
+    # The core's groups are runs: tensors of a group that follow each other and share type and step number. A group has one
+    # run at least, and its hyperparameters stand in its runs and nowhere else.
+    cdef fastopt_model model
+    cdef size_t *first_run        # of each group; one more says where the last group ends
+    cdef size_t *first_tensor
     cdef fastopt_tensor *tensors
     cdef fastopt_layout *layouts  # of each tensor, for when it needs one
     cdef bint *strided            # whether parameter and state need it, whatever the gradient is
     cdef void *workspace          # of a rule with sums
     cdef Span *spans              # what a step writes, sorted
     cdef Span *grad_spans
-    cdef double *taken            # for each group of the model, the steps taken
-    cdef size_t *settings_of      # and which of `settings` it is of
-    cdef size_t settings_count, tensor_count, span_count, elements
+    cdef double *taken            # for each run, the steps taken
+    cdef double *own_rates        # and its learning rate, during a step with another one
+    cdef size_t group_count, tensor_count, span_count, elements
     cdef bint has_step            # whether the rule counts
     cdef bint plain               # whether gradients come in a sequence of arrays
+    cdef object structure         # in which parameters and gradients are given
     cdef list names, grad_names   # of the tensors, in errors
     cdef tuple arrays             # the parameters, which also keep the memory alive
     cdef list views               # of their memory: these keep the types and sizes that were bound
@@ -157,7 +147,8 @@ cdef class Engine:
 
     def __dealloc__(self):
         PyMem_Free(self.model.groups)
-        PyMem_Free(self.settings)
+        PyMem_Free(self.first_run)
+        PyMem_Free(self.first_tensor)
         PyMem_Free(self.tensors)
         PyMem_Free(self.layouts)
         PyMem_Free(self.strided)
@@ -165,55 +156,61 @@ cdef class Engine:
         PyMem_Free(self.spans)
         PyMem_Free(self.grad_spans)
         PyMem_Free(self.taken)
-        PyMem_Free(self.settings_of)
+        PyMem_Free(self.own_rates)
 
-    def _bind_params(self, list groups, list grad_names, bint plain, record):
-        """Binds the parameters: for each group a list of arrays, each with the name that errors call it by.
+    def _bind_params(self, list groups, structure, record):
+        """Binds the parameters, a list of arrays for each group.
 
-        The subclass says what errors call the gradients, and whether they come in a `plain` sequence; of all others its
-        method `_flat` makes a list. `record` is the first `_record`.
+        `structure` knows what errors call them and the gradients, and brings gradients into this order; `record` is the
+        first `_record`.
         """
-        cdef size_t count = sum(len(group) for group in groups)
+        cdef size_t count = sum(map(len, groups))
         cdef size_t k, i = 0
         cdef cnp.ndarray array
-        if self.settings:
+        cdef fastopt_group *first
+        cdef double *steps
+        if self.tensors:
             raise RuntimeError("this optimizer has its parameters already; make another one for others")
         self.rule = RULES[type(self).rule]
-        self.has_step, self.plain = self.rule.hypers[0] == "step", plain
-        self.settings = <fastopt_group *>zeroed(len(groups), sizeof(fastopt_group))
-        self.model.groups = <fastopt_group *>zeroed(count, sizeof(fastopt_group))
+        self.has_step, self.plain, self.structure = self.rule.hypers[0] == "step", structure.plain, structure
+        self.model.groups = <fastopt_group *>zeroed(len(groups) + count, sizeof(fastopt_group))
+        self.taken = <double *>zeroed(len(groups) + count, sizeof(double))
+        self.own_rates = <double *>zeroed(len(groups) + count, sizeof(double))
+        self.first_run = <size_t *>zeroed(len(groups) + 1, sizeof(size_t))
+        self.first_tensor = <size_t *>zeroed(len(groups) + 1, sizeof(size_t))
         self.spans = <Span *>zeroed((1 + FASTOPT_MAX_STATES) * count, sizeof(Span))
         self.grad_spans = <Span *>zeroed(count, sizeof(Span))
-        self.taken = <double *>zeroed(count, sizeof(double))
-        self.settings_of = <size_t *>zeroed(count, sizeof(size_t))
         self.tensors = <fastopt_tensor *>zeroed(count, sizeof(fastopt_tensor))
         self.layouts = <fastopt_layout *>zeroed(count, sizeof(fastopt_layout))
         self.strided = <bint *>zeroed(count, sizeof(bint))
-        self.names, self.exports, self.grad_names = [], [], grad_names
+        self.names, self.grad_names, self.exports = structure.names("params"), structure.names("grads"), []
         self.states, self.views, self.held = [None] * count, [None] * count, [None] * count
         self.state_views = [None] * count
         arrays = []
         for k, group in enumerate(groups):
-            self.settings[k].size = sizeof(fastopt_group)
-            self.settings[k].rule = self.rule.index
-            self.settings[k].count = len(group)
-            self.settings[k].tensors = &self.tensors[i]
-            for name, param in group:
-                array = as_array(name, param, True, False)
+            for param in group:
+                array = as_array(self.names[i], param, True, False)
                 self.tensors[i].size = sizeof(fastopt_tensor)
                 self.tensors[i].n = cnp.PyArray_SIZE(array)
                 self.tensors[i].p = cnp.PyArray_DATA(array)
                 self.elements += self.tensors[i].n
-                self.names.append(name)
                 self.exports.append(memoryview(array))
                 self.states[i], self.views[i] = [None] * len(self.rule.states), array[...]
                 self.state_views[i] = list(self.states[i])
                 arrays.append(array)
                 i += 1
+            self.first_tensor[k + 1] = i
+            self.first_run[k + 1] = k + 1
+            self.model.groups[k].size = sizeof(fastopt_group)
+            self.model.groups[k].rule = self.rule.index
         self.arrays = tuple(arrays)
-        self.settings_count, self.tensor_count, self.record = len(groups), count, record
+        self.group_count, self.tensor_count, self.record = len(groups), count, record
         self.find_spans(self.names)
-        self.regroup(self.taken)
+        first = self.copied_groups()
+        steps = <double *>zeroed(count, sizeof(double))
+        self.regroup(first, steps)
+        PyMem_Free(first)
+        PyMem_Free(steps)
         self.model.size = sizeof(fastopt_model)
         self.model.workspace_size = workspace(&self.model)
         self.model.workspace = self.workspace = zeroed(self.model.workspace_size, 1)
@@ -294,35 +291,103 @@ cdef class Engine:
         cdef size_t c, i = 0
         cdef list steps = [None] * self.tensor_count
         for c in range(self.model.count):
+            taken = int(self.taken[c])
             for _ in range(self.model.groups[c].count):
-                steps[i] = int(self.taken[c])
+                steps[i] = taken
                 i += 1
         return steps
+
+    def _group_of(self, size_t i):
+        """The index of the group of a tensor."""
+        cdef size_t k = 0
+        while self.first_tensor[k + 1] <= i:
+            k += 1
+        return k
+
+    cdef object hyper(self, size_t k, object name):
+        """A hyperparameter of a group by its name."""
+        cdef fastopt_group *group = &self.model.groups[self.first_run[k]]
+        column = self.rule.columns.get(name)
+        if column is not None:
+            return group.hyper[<Py_ssize_t>column]
+        if name == "betas":
+            column = self.rule.columns["beta1"]
+            return group.hyper[<Py_ssize_t>column], group.hyper[<Py_ssize_t>column + 1]
+        bit = self.rule.options.get(name)
+        if bit is not None:
+            return bool(group.options & <unsigned>bit)
+        return self.record.kept[k][name]
+
+    cdef bint set_number(self, size_t first, size_t stop, object name, object value) except -1:
+        """Sets a number in these groups, if nothing else changes with it and it may be set; otherwise False."""
+        cdef size_t c
+        cdef int i
+        cdef double number
+        cdef object column
+        if not (type(value) is float or type(value) is int) or self.rule is None:
+            return False
+        column = self.rule.numbers.get(name)
+        if column is None or (self.busy and self.owner != PyThread_get_thread_ident()):
+            return False
+        try:
+            number = value
+        except OverflowError:
+            return False
+        i = column
+        for c in range(self.first_run[first], self.first_run[stop]):
+            if not self.allows(c, i, number):
+                return False
+        for c in range(self.first_run[first], self.first_run[stop]):
+            self.model.groups[c].hyper[i] = number
+        return True
+
+    cdef bint allows(self, size_t c, int i, double number) noexcept:
+        """Whether a hyperparameter of a run, by its place in the table, can become this number."""
+        cdef fastopt_group *run = &self.model.groups[c]
+        cdef fastopt_group group
+        cdef fastopt_model model
+        if check_hyper(run.rule, run.type, i, number):
+            return False
+        if not run.options & ~FASTOPT_MAXIMIZE:
+            return True
+        group = run[0]
+        group.hyper[i] = number  # an option may ask something of it
+        return self.check_run(&model, group, c, self.state_views) == 0
+
+    def _set_number(self, name, value):
+        """Sets a number in all groups, if nothing else changes with it and it may be set; otherwise False."""
+        return self.set_number(0, self.group_count, name, value)
 
     @property
     def _record(self):
         """What the subclass last gave to `_configure`."""
         return self.record
 
-    cdef regroup(self, const double *steps):
-        """Divides the groups into runs of tensors that have one type and have taken one number of steps."""
-        cdef size_t k, j, i = 0
-        cdef Py_ssize_t c = -1
-        cdef int kind
-        for k in range(self.settings_count):
-            for j in range(self.settings[k].count):
-                kind = type_of(self.views[i])
-                if j == 0 or kind != self.model.groups[c].type or steps[i] != self.taken[c]:
-                    c += 1
-                    self.model.groups[c] = self.settings[k]
-                    self.model.groups[c].type = kind
-                    self.model.groups[c].count = 0
-                    self.model.groups[c].tensors = &self.tensors[i]
-                    self.taken[c] = steps[i]  # c <= i: what is still to be read stays
-                    self.settings_of[c] = k
-                self.model.groups[c].count += 1
-                i += 1
-        self.model.count = c + 1
+    cdef fastopt_group *copied_groups(self) except NULL:
+        """The first run of each group in memory of its own, for PyMem_Free."""
+        cdef fastopt_group *groups = <fastopt_group *>zeroed(self.group_count, sizeof(fastopt_group))
+        cdef size_t k
+        for k in range(self.group_count):
+            groups[k] = self.model.groups[self.first_run[k]]
+        return groups
+
+    cdef void regroup(self, const fastopt_group *groups, const double *steps) noexcept:
+        """Divides the groups, which have these hyperparameters, into runs of tensors that have taken these steps."""
+        cdef size_t k, i, stop, c = 0
+        cdef fastopt_group *run
+        for k in range(self.group_count):
+            self.first_run[k], i, stop = c, self.first_tensor[k], self.first_tensor[k + 1]
+            while i < stop or c == self.first_run[k]:
+                run = &self.model.groups[c]
+                run[0] = groups[k]
+                run.type, run.count, run.tensors, self.taken[c] = FASTOPT_F32, 0, &self.tensors[i], 0
+                if i < stop:
+                    run.type, self.taken[c] = type_of(self.views[i]), steps[i]
+                while i < stop and type_of(self.views[i]) == run.type and steps[i] == self.taken[c]:
+                    run.count += 1
+                    i += 1
+                c += 1
+        self.first_run[self.group_count] = self.model.count = c
 
     def _configure(self, list settings, list steps, record, list copies):
         """Changes all that a subclass may change, or raises an error and changes nothing.
@@ -342,65 +407,60 @@ cdef class Engine:
         """
         cdef fastopt_group *groups = NULL
         cdef double *taken = NULL
+        cdef fastopt_model model
         cdef size_t k, i, c
         cdef list states, state_views, before = self.states, views_before = self.state_views
         cdef cnp.ndarray target, source
         cdef bint moved = False
         self.guard()
         try:
-            groups = <fastopt_group *>zeroed(self.settings_count, sizeof(fastopt_group))
+            groups = self.copied_groups()
             taken = <double *>zeroed(self.tensor_count, sizeof(double))
-            memcpy(groups, self.settings, self.settings_count * sizeof(fastopt_group))
             for i in range(self.tensor_count):
                 taken[i] = steps[i]
             states, state_views = list(before), list(views_before)
             for k, hyper, options, buffers in settings:
                 self.rule.fill(&groups[k], hyper, options)
-                for i, of_tensor in enumerate(buffers or (), start=self.first(k)):
+                for i, of_tensor in enumerate(buffers or (), start=self.first_tensor[k]):
                     for name, buffer in zip(self.rule.states, of_tensor):
                         if buffer is not None:
                             same_kind(name, as_array(name, buffer, True, False), self.names[i], self.arrays[i])
                     states[i] = list(of_tensor)
                     state_views[i] = views_of(states[i])
                     moved = True
-                for c in range(self.model.count):
-                    if self.settings_of[c] == k:
-                        self.check_settings(groups[k], c, states[self.model.groups[c].tensors - self.tensors])
+                for c in range(self.first_run[k], self.first_run[k + 1]):
+                    if self.check_run(&model, groups[k], c, states):
+                        self.rule.fail(&model.error, f" of group {k}" if self.group_count > 1 else "")
             for name, target, source in copies:
                 same_kind(f"what {name} is to be", as_array(f"what {name} is to be", source, False, False), name,
                           as_array(name, target, True, False))
             # From here on nothing can fail, and no bytecode runs into which an interrupt could fall.
-            memcpy(self.settings, groups, self.settings_count * sizeof(fastopt_group))
             for _, target, source in copies:
                 copy_elements(target, source)
             self.states, record, self.record = states, self.record, record  # what was there lives until all is done
             self.state_views = state_views
             if moved:
                 self.find_spans(None)
-            self.regroup(taken)
+            self.regroup(groups, taken)
         finally:
             PyMem_Free(groups)
             PyMem_Free(taken)
 
-    cdef check_settings(self, fastopt_group group, size_t c, list buffers):
-        """ValueError if the hyperparameters of `group` will not do for the tensors of a group of the model."""
-        cdef fastopt_model model
+    cdef int check_run(self, fastopt_model *model, fastopt_group group, size_t c, list states) noexcept:
+        """What the core says of the hyperparameters of `group` for a run whose tensors have these state buffers."""
+        cdef const fastopt_group *run = &self.model.groups[c]
         cdef fastopt_tensor tensor
         cdef double sums[8]
-        memset(&model, 0, sizeof(model))
+        memset(model, 0, sizeof(fastopt_model))
         memset(&tensor, 0, sizeof(tensor))
         tensor.size, tensor.p, tensor.g = sizeof(tensor), sums, sums  # one of them stands for all; only looked at
-        tensor.n = 1 if self.model.groups[c].tensors[0].n else 0
-        point(&tensor, buffers)
-        group.type, group.count, group.tensors = self.model.groups[c].type, 1, &tensor
-        model.size, model.count, model.groups, model.grad_scale = sizeof(model), 1, &group, 1.0
+        if run.count:
+            tensor.n = run.tensors[0].n != 0
+            point(&tensor, states[run.tensors - self.tensors])
+        group.type, group.count, group.tensors = run.type, 1, &tensor
+        model.size, model.count, model.groups, model.grad_scale = sizeof(fastopt_model), 1, &group, 1.0
         model.workspace, model.workspace_size = sums, sizeof(sums)
-        if check(&model):
-            self.rule.fail(&model.error, group.type)
-
-    cdef size_t first(self, size_t k) noexcept:
-        """The index of a group's first tensor."""
-        return self.settings[k].tensors - self.tensors
+        return check(model)
 
     # ---- Gradients. ----
 
@@ -408,10 +468,13 @@ cdef class Engine:
         """The gradients in the order of the parameters."""
         if self.plain and type(grads) is list and len(<list>grads) == <Py_ssize_t>self.tensor_count:
             return grads
-        return self._flat(grads)
+        return self.structure.flatten("grads", grads)
 
-    cdef int take(self, list grads, bint writable, bint ours=False) except -1:
-        """Checks gradients and points the tensors to them; they stay in `held`. `ours`: they are views of our own."""
+    cdef int take(self, list grads, bint writable, bint numbers, bint ours=False) except -1:
+        """Checks gradients and points the tensors to them; they stay in `held`.
+
+        `numbers`: a tensor without dimensions may have one. `ours`: the gradients are views of our own.
+        """
         cdef size_t i
         cdef Py_ssize_t other
         cdef cnp.ndarray grad, param, view
@@ -421,7 +484,8 @@ cdef class Engine:
         for i in range(self.tensor_count):
             if i >= <size_t>len(grads):  # what a gradient does when it is asked for its memory may shorten the list
                 raise ValueError(f"{self.grad_names[i]} was taken out of its list while that was read")
-            grad = as_gradient(<str>self.grad_names[i], grads[i], writable, <str>self.names[i], <cnp.ndarray>self.arrays[i])
+            grad = as_gradient(<str>self.grad_names[i], grads[i], writable, numbers, <str>self.names[i],
+                               <cnp.ndarray>self.arrays[i])
             data = cnp.PyArray_DATA(grad)
             param, view = self.arrays[i], self.views[i]
             staged = self.strided[i] or (cnp.PyArray_TYPE(grad) != cnp.PyArray_TYPE(view)
@@ -515,7 +579,7 @@ cdef class Engine:
             if leaves is None:
                 self.bound = self.bound_exports = None
                 return
-            self.take(leaves, False)
+            self.take(leaves, False, False)
             exports, unzeroable = list(map(_exported, self.held)), None
             try:
                 for name, array in zip(self.grad_names, self.held):
@@ -531,7 +595,7 @@ cdef class Engine:
 
     # ---- The step. ----
 
-    def step(self, grads=None, *, grad_scale=1.0, max_norm=None, zero_grad=False, skip_nonfinite=False):
+    def step(self, grads=None, *, lr=None, grad_scale=1.0, max_norm=None, zero_grad=False, skip_nonfinite=False):
         """Update every parameter in place from its gradient.
 
         Parameters
@@ -542,6 +606,8 @@ cdef class Engine:
             it is read, as `np.asarray(grad, param.dtype)` would; nothing is copied. Objects with the buffer protocol
             or DLPack (CPU tensors) will do in place of arrays, and a number for a parameter without dimensions. A
             group's entry is `{"params": gradients}`. May be left out after `bind`.
+        lr : float, optional
+            The learning rate of all groups in this step alone; what `opt.lr` says stays.
         grad_scale : float
             Every gradient is multiplied by it, in float64 and rounded once to its parameter's dtype: to undo a loss
             scale, or to average over accumulated batches. Finite.
@@ -590,8 +656,9 @@ cdef class Engine:
         """
         cdef list leaves = None
         cdef unsigned extras = 0
-        cdef double scale = 1.0, bound = 0.0
+        cdef double scale = 1.0, bound = 0.0, rate = 0.0
         cdef int error
+        cdef Py_ssize_t column = -1
         cdef size_t c, i
         if grads is not None:
             leaves = self.flat(grads)
@@ -599,6 +666,8 @@ cdef class Engine:
             scale = number("grad_scale", grad_scale)
             if not -DBL_MAX <= scale <= DBL_MAX:
                 raise ValueError(f"grad_scale must be a finite number, got {shown(grad_scale)}")
+        if lr is not None:
+            column, rate = self.rule.columns["lr"], number("lr", lr)
         if max_norm is not None:
             bound = norm_bound(max_norm)
             extras |= FASTOPT_CLIP_NORM
@@ -617,12 +686,12 @@ cdef class Engine:
                 if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>self.arrays[i]):
                     raise ValueError(f"{self.names[i]} has become read-only since it was bound, but is to be written")
             if leaves is not None:
-                self.take(leaves, extras & FASTOPT_ZERO_GRAD)
+                self.take(leaves, extras & FASTOPT_ZERO_GRAD, not extras & FASTOPT_ZERO_GRAD)
                 if extras & FASTOPT_ZERO_GRAD and not self.disjoint:
                     self.check_disjoint()
             else:
                 if self.elsewhere:
-                    self.take(self.bound, False, True)
+                    self.take(self.bound, False, False, True)
                     self.elsewhere = False
                 if extras & FASTOPT_ZERO_GRAD and self.unzeroable is not None:
                     raise ValueError(self.unzeroable)
@@ -630,13 +699,19 @@ cdef class Engine:
             if self.has_step:
                 for c in range(self.model.count):
                     self.model.groups[c].hyper[0] = self.taken[c] + 1
+            if column >= 0:
+                for c in range(self.model.count):
+                    self.own_rates[c], self.model.groups[c].hyper[column] = self.model.groups[c].hyper[column], rate
             if self.elements <= KEEP_GIL:
                 error = step_model(&self.model)
             else:
                 with nogil:
                     error = step_model(&self.model)
+            if column >= 0:
+                for c in range(self.model.count):
+                    self.model.groups[c].hyper[column] = self.own_rates[c]
             if error < 0:
-                self.rule.fail(&self.model.error, self.model.groups[max(self.model.error.group, 0)].type)
+                self.rule.fail(&self.model.error)
             if error != FASTOPT_SKIPPED:
                 for c in range(self.model.count):
                     self.taken[c] += 1
@@ -646,3 +721,31 @@ cdef class Engine:
             if leaves is not None:
                 self.drop()
             self.busy = False
+
+
+cdef class Group:
+    """One group's hyperparameters, by their names. A subclass sets in `_set` what is more than one number."""
+
+    cdef readonly Engine _optimizer
+    cdef readonly size_t _index
+
+    def __init__(self, Engine optimizer, size_t index):
+        self._optimizer, self._index = optimizer, index
+
+    @property
+    def _tensors(self):
+        """The indices of the group's tensors."""
+        return range(self._optimizer.first_tensor[self._index], self._optimizer.first_tensor[self._index + 1])
+
+    def __getitem__(self, key):
+        cdef Engine engine = self._optimizer
+        if key == "params":
+            return engine.arrays[engine.first_tensor[self._index]:engine.first_tensor[self._index + 1]]
+        return engine.hyper(self._index, key)
+
+    def __setitem__(self, key, value):
+        if not self._optimizer.set_number(self._index, self._index + 1, key, value):
+            self._set(key, value)
+
+    def __delitem__(self, key):
+        raise TypeError(f"{shown(key)} cannot be removed from a group")

@@ -22,11 +22,28 @@ read-only, if it is misaligned, holds several elements at one place or shares me
 hyperparameter is NaN, infinite or out of its range, also when it is rounded to float32.
 """
 
-from fastopt._core cimport update
+from fastopt._core cimport Rule, pair, update
 
-from fastopt._core import pair
+from fastopt._core import RULES
 
 __all__ = ["sgd", "momentum", "nag", "adagrad", "adadelta", "rmsprop", "adam", "adamw", "lion", "lamb"]
+
+cdef enum:
+    MAXIMIZE = 1
+    NESTEROV = 2
+    AT_LOOKAHEAD = 4
+    EPS_INSIDE_SQRT = 8
+
+cdef Rule SGD = RULES["sgd"]
+cdef Rule MOMENTUM = RULES["momentum"]
+cdef Rule NAG = RULES["nag"]
+cdef Rule ADAGRAD = RULES["adagrad"]
+cdef Rule ADADELTA = RULES["adadelta"]
+cdef Rule RMSPROP = RULES["rmsprop"]
+cdef Rule ADAM = RULES["adam"]
+cdef Rule ADAMW = RULES["adamw"]
+cdef Rule LION = RULES["lion"]
+cdef Rule LAMB = RULES["lamb"]
 
 
 def sgd(p, g, *, momentum_buffer=None, step=1, lr=1e-3, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False,
@@ -78,8 +95,8 @@ def sgd(p, g, *, momentum_buffer=None, step=1, lr=1e-3, momentum=0.0, dampening=
     >>> p
     array([0.5, 0.5], dtype=float32)
     """
-    update("sgd", p, g, (momentum_buffer,), (step, lr, momentum, dampening, weight_decay, grad_scale),
-           (maximize, nesterov))
+    update(SGD, p, g, (momentum_buffer,), (step, lr, momentum, dampening, weight_decay, grad_scale),
+           (MAXIMIZE if maximize else 0) | (NESTEROV if nesterov else 0))
 
 
 def momentum(p, g, momentum_buffer, *, lr=1e-2, momentum=0.9, weight_decay=0.0, grad_scale=1.0, maximize=False):
@@ -120,7 +137,7 @@ def momentum(p, g, momentum_buffer, *, lr=1e-2, momentum=0.9, weight_decay=0.0, 
     >>> p
     array([0.5, 0.5])
     """
-    update("momentum", p, g, (momentum_buffer,), (lr, momentum, weight_decay, grad_scale), (maximize,))
+    update(MOMENTUM, p, g, (momentum_buffer,), (lr, momentum, weight_decay, grad_scale), (MAXIMIZE if maximize else 0))
 
 
 def nag(p, g, momentum_buffer, *, lr=1e-2, momentum=0.9, weight_decay=0.0, at_lookahead=False, grad_scale=1.0,
@@ -167,7 +184,8 @@ def nag(p, g, momentum_buffer, *, lr=1e-2, momentum=0.9, weight_decay=0.0, at_lo
     >>> p
     array([0.5, 0.5])
     """
-    update("nag", p, g, (momentum_buffer,), (lr, momentum, weight_decay, grad_scale), (maximize, at_lookahead))
+    update(NAG, p, g, (momentum_buffer,), (lr, momentum, weight_decay, grad_scale),
+           (MAXIMIZE if maximize else 0) | (AT_LOOKAHEAD if at_lookahead else 0))
 
 
 def adagrad(p, g, sum, *, step, lr=1e-2, lr_decay=0.0, eps=1e-10, weight_decay=0.0, eps_inside_sqrt=False,
@@ -217,7 +235,8 @@ def adagrad(p, g, sum, *, step, lr=1e-2, lr_decay=0.0, eps=1e-10, weight_decay=0
     >>> p.round(6)
     array([0.5, 0.5])
     """
-    update("adagrad", p, g, (sum,), (step, lr, lr_decay, eps, weight_decay, grad_scale), (maximize, eps_inside_sqrt))
+    update(ADAGRAD, p, g, (sum,), (step, lr, lr_decay, eps, weight_decay, grad_scale),
+           (MAXIMIZE if maximize else 0) | (EPS_INSIDE_SQRT if eps_inside_sqrt else 0))
 
 
 def adadelta(p, g, square_avg, acc_delta, *, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, grad_scale=1.0,
@@ -266,7 +285,8 @@ def adadelta(p, g, square_avg, acc_delta, *, lr=1.0, rho=0.9, eps=1e-6, weight_d
     >>> p.round(6)
     array([0.996838, 0.996838])
     """
-    update("adadelta", p, g, (square_avg, acc_delta), (lr, rho, eps, weight_decay, grad_scale), (maximize,))
+    update(ADADELTA, p, g, (square_avg, acc_delta), (lr, rho, eps, weight_decay, grad_scale),
+           (MAXIMIZE if maximize else 0))
 
 
 def rmsprop(p, g, square_avg, *, momentum_buffer=None, grad_avg=None, lr=1e-2, alpha=0.99, eps=1e-8, momentum=0.0,
@@ -324,8 +344,8 @@ def rmsprop(p, g, square_avg, *, momentum_buffer=None, grad_avg=None, lr=1e-2, a
     >>> p.round(6)
     array([0.9, 0.9])
     """
-    update("rmsprop", p, g, (square_avg, momentum_buffer, grad_avg),
-           (lr, alpha, eps, momentum, weight_decay, grad_scale), (maximize, eps_inside_sqrt))
+    update(RMSPROP, p, g, (square_avg, momentum_buffer, grad_avg), (lr, alpha, eps, momentum, weight_decay, grad_scale),
+           (MAXIMIZE if maximize else 0) | (EPS_INSIDE_SQRT if eps_inside_sqrt else 0))
 
 
 def adam(p, g, exp_avg, exp_avg_sq, *, max_exp_avg_sq=None, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-8,
@@ -381,8 +401,8 @@ def adam(p, g, exp_avg, exp_avg_sq, *, max_exp_avg_sq=None, step, lr=1e-3, betas
     array([0.9, 0.9])
     """
     beta1, beta2 = pair("betas", betas)
-    update("adam", p, g, (exp_avg, exp_avg_sq, max_exp_avg_sq), (step, lr, beta1, beta2, eps, weight_decay, grad_scale),
-           (maximize,))
+    update(ADAM, p, g, (exp_avg, exp_avg_sq, max_exp_avg_sq), (step, lr, beta1, beta2, eps, weight_decay, grad_scale),
+           (MAXIMIZE if maximize else 0))
 
 
 def adamw(p, g, exp_avg, exp_avg_sq, *, max_exp_avg_sq=None, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-8,
@@ -434,8 +454,8 @@ def adamw(p, g, exp_avg, exp_avg_sq, *, max_exp_avg_sq=None, step, lr=1e-3, beta
     array([0.89, 0.89])
     """
     beta1, beta2 = pair("betas", betas)
-    update("adamw", p, g, (exp_avg, exp_avg_sq, max_exp_avg_sq),
-           (step, lr, beta1, beta2, eps, weight_decay, grad_scale), (maximize,))
+    update(ADAMW, p, g, (exp_avg, exp_avg_sq, max_exp_avg_sq), (step, lr, beta1, beta2, eps, weight_decay, grad_scale),
+           (MAXIMIZE if maximize else 0))
 
 
 def lion(p, g, exp_avg, *, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, grad_scale=1.0, maximize=False):
@@ -481,7 +501,7 @@ def lion(p, g, exp_avg, *, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, grad_sc
     array([0.9, 1.1])
     """
     beta1, beta2 = pair("betas", betas)
-    update("lion", p, g, (exp_avg,), (lr, beta1, beta2, weight_decay, grad_scale), (maximize,))
+    update(LION, p, g, (exp_avg,), (lr, beta1, beta2, weight_decay, grad_scale), (MAXIMIZE if maximize else 0))
 
 
 def lamb(p, g, exp_avg, exp_avg_sq, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=1e-2, grad_scale=1.0,
@@ -535,4 +555,5 @@ def lamb(p, g, exp_avg, exp_avg_sq, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e
     array([0.9, 0.9])
     """
     beta1, beta2 = pair("betas", betas)
-    update("lamb", p, g, (exp_avg, exp_avg_sq), (step, lr, beta1, beta2, eps, weight_decay, grad_scale), (maximize,))
+    update(LAMB, p, g, (exp_avg, exp_avg_sq), (step, lr, beta1, beta2, eps, weight_decay, grad_scale),
+           (MAXIMIZE if maximize else 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import mmap
 from collections.abc import Sequence
 from typing import Any
@@ -15,15 +16,17 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 LINE = 64
 PAGE = 2 * 2**20  # the larger page of x86-64 and of arm64 with 4 KiB pages
+MAPPED = 2**16  # bytes from which memory is asked for by pages, which are zero and cost nothing before they are written
+PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
 
 
 def zeros_like(arrays: Sequence[Array]) -> list[Array]:
     """Arrays of zeros with the shapes and dtypes of these, their elements in the same order, in one piece of memory."""
-    starts = np.cumsum([0, *(-(-array.nbytes // LINE) * LINE for array in arrays)])
-    arena = _zeros(int(starts[-1]))
+    starts = [*itertools.accumulate((-(-array.nbytes // LINE) * LINE for array in arrays), initial=0)]
+    arena = _zeros(starts[-1])
     return [
         _ordered(arena[start : start + array.nbytes].view(array.dtype), array)
-        for start, array in zip(starts.tolist(), arrays, strict=False)
+        for start, array in zip(starts, arrays, strict=False)
     ]
 
 
@@ -38,11 +41,13 @@ def _ordered(memory: Array, like: Array) -> Array:
 
 def _zeros(size: int) -> Array:
     """Zeroed bytes, from a cache line on; large ones from a large page on, in large pages where the system has them."""
-    if size < PAGE:
+    if size < MAPPED:
         memory = np.zeros(size + LINE, np.uint8)
         first = -memory.ctypes.data % LINE
+    elif size < PAGE:
+        memory, first = np.frombuffer(mmap.mmap(-1, size, **PRIVATE), np.uint8), 0
     else:
-        mapped = mmap.mmap(-1, size + PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        mapped = mmap.mmap(-1, size + PAGE, **PRIVATE)
         memory = np.frombuffer(mapped, np.uint8)
         first = -memory.ctypes.data % PAGE
         if hasattr(mmap, "MADV_HUGEPAGE"):

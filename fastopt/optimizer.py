@@ -12,9 +12,9 @@ import numpy as np
 
 from fastopt import checkpoint
 from fastopt._core import RULES, as_number, pair
-from fastopt.engine import Engine
+from fastopt.engine import Engine, Group
 from fastopt.memory import zeros_like
-from fastopt.structure import Structure, is_array, kind, listed, same_keys, sequence, shown
+from fastopt.structure import Model, is_array, same_keys, sequence, shown
 
 __all__ = ["Hyper", "Optimizer", "ParamGroup"]
 
@@ -92,7 +92,7 @@ class Hyper(Generic[T]):
         optimizer._set([(group, {self.name: value}) for group in optimizer.param_groups])
 
 
-class ParamGroup(MutableMapping[str, Any]):
+class ParamGroup(Group, MutableMapping[str, Any]):
     """The hyperparameters of one group of parameters, by name, checked when they are set.
 
     `group["params"]` is the tuple of the group's arrays. Keys cannot be added or removed.
@@ -105,33 +105,19 @@ class ParamGroup(MutableMapping[str, Any]):
     >>> opt.param_groups[1]["lr"] = 0.25
     """
 
-    def __init__(self, optimizer: Optimizer, index: int, first: int, count: int) -> None:
-        self._optimizer = optimizer
-        self._index = index
-        self._tensors = range(first, first + count)
+    def _set(self, key: str, value: Any) -> None:
+        self._optimizer._set([(self, {key: value})])
 
     @property
     def _values(self) -> dict[str, Any]:
-        return self._optimizer._settled.values[self._index]
-
-    def __getitem__(self, key: str) -> Any:
-        if key == "params":
-            arrays = self._optimizer.params
-            return tuple(arrays[i] for i in self._tensors)
-        return self._values[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self._optimizer._set([(self, {key: value})])
-
-    def __delitem__(self, key: str) -> None:
-        raise TypeError(f"{shown(key)} cannot be removed from a group")
+        return {key: self[key] for key in self._optimizer._hypers()}
 
     def __iter__(self) -> Iterator[str]:
         yield "params"
-        yield from self._values
+        yield from self._optimizer._hypers()
 
     def __len__(self) -> int:
-        return 1 + len(self._values)
+        return 1 + len(self._optimizer._hypers())
 
     def __repr__(self) -> str:
         values = ", ".join(f"{key}={value!r}" for key, value in self._values.items())
@@ -142,18 +128,18 @@ class ParamGroup(MutableMapping[str, Any]):
 
 
 class _Settled(NamedTuple):
-    """What an optimizer is besides its arrays and step numbers; it is replaced as a whole."""
+    """What an optimizer is besides its arrays and the engine's numbers; it is replaced as a whole."""
 
-    values: list[dict[str, Any]]  # for each group its hyperparameters
+    kept: list[dict[str, Any]]  # for each group those of its hyperparameters that are no numbers of the C core
     slots: list[list[Array | None]]  # for each tensor its state buffers, also those that are not in use
 
 
 class _Plan(NamedTuple):
     """What an optimizer is to become."""
 
-    settled: _Settled
-    changed: list[ParamGroup]
-    moved: set[int]  # the indices of those whose state buffers may be others
+    values: dict[int, dict[str, Any]]  # all hyperparameters of the groups, by their indices, in which some change
+    moved: dict[int, list[bool]]  # for those whose state buffers may be others, which of them are used
+    slots: list[list[Array | None]]
     steps: list[int]
     copies: list[tuple[str, Array, Array]]  # what is written to buffers and parameters
 
@@ -205,13 +191,15 @@ class Optimizer(Engine):
     maximize = Hyper[bool]()
 
     def __init__(self, params: Any, *, threads: int | None = None, **hyper: Any) -> None:
-        self._bind(params, hyper)
+        settings = self._bind(params)
         self.threads = threads
-        self._set([(group, dict(group._values)) for group in self.param_groups], making=True)
+        self._set([(group, hyper | own) for group, own in zip(self.param_groups, settings, strict=True)], making=True)
 
     if not TYPE_CHECKING:  # a type checker knows the attributes, and finds the unknown ones by itself
 
         def __setattr__(self, name: str, value: Any) -> None:
+            if self._set_number(name, value):
+                return
             if not name.startswith("_") and name not in (*self._hypers(), "threads"):
                 if hasattr(type(self), name):
                     raise AttributeError(f"{name!r} of an optimizer cannot be replaced; change what it holds")
@@ -220,37 +208,16 @@ class Optimizer(Engine):
                 )
             super().__setattr__(name, value)
 
-    def _bind(self, params: Any, defaults: dict[str, Any]) -> None:
-        """Reads the structure of `params` and binds its arrays; the state buffers follow in `_set`."""
-        groups, grouped = [params], False
-        if not is_array(params) and not isinstance(params, (Mapping, str)) and isinstance(params, Iterable):
-            items = listed(params)
-            grouped = any(isinstance(item, Mapping) for item in items)
-            groups = items if grouped else [items]
-        structures: list[Structure] = []
-        param_groups: list[ParamGroup] = []
-        settings: list[dict[str, Any]] = []
-        grad_names: list[str] = []
-        named: list[list[tuple[str, Any]]] = []
-        for index, given in enumerate(groups):
-            values, name = dict(defaults), "params"
-            if grouped:
-                if not isinstance(given, Mapping):
-                    raise TypeError(f"params[{index}] must be a group, like the others, got {kind(given)}")
-                same_keys(f"params[{index}]", given, ["params"], self._hypers())
-                values.update((key, value) for key, value in given.items() if key != "params")
-                name, given = f"params[{index}]['params']", given["params"]
-            structure = Structure(name, given)
-            first = sum(len(group) for group in named)
-            named.append(list(zip(structure.names(name), structure.leaves, strict=True)))
-            structures.append(structure)
-            param_groups.append(ParamGroup(self, index, first, len(structure.leaves)))
-            settings.append(values)
-            grad_names += structure.names("grads" + name.removeprefix("params"))
-        plain = not grouped and not structure.alone and structure.keys is None
+    def _bind(self, params: Any) -> list[dict[str, Any]]:
+        """Binds the arrays; the state buffers follow in `_set`. Returns what each group brings of its own."""
+        model = Model(params, self._hypers())
         nothing: list[Array | None] = [None] * len(RULES[self.rule].states)
-        self._bind_params(named, grad_names, plain, _Settled(settings, [nothing for group in named for _ in group]))
-        self._structures, self._param_groups, self._grouped = structures, tuple(param_groups), grouped
+        leaves = [group.leaves for group in model.groups]
+        settled = _Settled([{} for _ in leaves], [nothing for group in leaves for _ in group])
+        self._bind_params(leaves, model, settled)
+        self._model = model
+        self._param_groups = tuple(ParamGroup(self, index) for index in range(len(leaves)))
+        return model.settings
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:
@@ -274,46 +241,69 @@ class Optimizer(Engine):
         classes = [owner for owner in cls.__mro__ if issubclass(owner, Optimizer)]
         return tuple(name for owner in classes for name, value in vars(owner).items() if isinstance(value, Hyper))
 
+    @classmethod
+    @functools.cache
+    def _kept_hypers(cls) -> tuple[str, ...]:
+        """Those that are no numbers or options of the C core's table."""
+        rule = RULES[cls.rule]
+        return tuple(key for key in cls._hypers() if key not in (*rule.hypers, *rule.options, "betas"))
+
     def _set(self, changes: Sequence[tuple[ParamGroup, Mapping[str, Any]]], making: bool = False) -> None:
         """Checks and sets hyperparameters in some groups: all of them, or none and an error."""
         with self._held(nested=True):  # what one thread sets and what another sets must not be mixed
             self._take_over(self._plan(changes, making))
 
     def _plan(self, changes: Sequence[tuple[ParamGroup, Mapping[str, Any]]], making: bool) -> _Plan:
-        values, slots, steps = list(self._settled.values), list(self._slots), self._steps()
-        for group, change in changes:
-            values[group._index] = self._changed(group, change, making)
-        changed = [group for group, _ in changes]
-        moved = [g for g in changed if making or self._use(g._values) != self._use(values[g._index])]
-        made = self._made([(i, values[group._index]) for group in moved for i in group._tensors])
-        if (first := self._special) is not None:
-            for group in moved:
-                for i in group._tensors:
-                    if made[i][first] is not slots[i][first]:
-                        steps[i] = 0
-                    if steps[i] == 0 and not self._use(values[group._index])[first]:
-                        made[i][first] = None  # holds nothing yet and is not called for: its first step is to come
-        for i, buffers in made.items():
-            slots[i] = buffers
-        return _Plan(_Settled(values, slots), changed, {group._index for group in moved}, steps, [])
+        values = {group._index: self._changed(group, change, making) for group, change in changes}
+        plan = _Plan(values, {}, list(self._slots), self._steps(), [])
+        made: list[tuple[int, int, float]] = []  # tensor, slot and start value of the state buffers that are called for
+        for group, _ in changes:
+            wanted = values[group._index]
+            used = self._use(wanted)
+            if not making and self._use(group._values) == used:
+                continue
+            plan.moved[group._index] = used
+            starts = [self._initial(name, wanted) for name in RULES[self.rule].states]
+            for i in group._tensors:
+                plan.slots[i] = slots = plan.slots[i].copy()
+                made += [(i, k, start) for k, start in enumerate(starts) if used[k] and slots[k] is None]
+                if self._special is not None and (used[self._special] == (slots[self._special] is None)):
+                    self._restart(plan, i, used)
+        buffers = zeros_like([self.params[i] for i, _, _ in made]) if made else []
+        for (i, k, start), buffer in zip(made, buffers, strict=True):
+            if start:
+                buffer.fill(start)
+            plan.slots[i][k] = buffer
+        return plan
+
+    def _restart(self, plan: _Plan, i: int, used: Sequence[bool]) -> None:
+        """For a tensor whose special state buffer begins to be used, or is no longer."""
+        assert self._special is not None
+        if used[self._special]:
+            plan.steps[i] = 0
+        elif plan.steps[i] == 0:
+            plan.slots[i][self._special] = None  # holds nothing yet and is not called for: its first step is to come
 
     def _take_over(self, plan: _Plan) -> None:
         """Becomes what was planned, or raises an error; nothing comes in between."""
-        settings = []
-        for group in plan.changed:
-            values, buffers = plan.settled.values[group._index], None
-            if group._index in plan.moved:
-                buffers = [self._in_use(plan.settled.slots[i], values) for i in group._tensors]
-            options = sum(bit for option, bit in RULES[self.rule].options.items() if values[option])
-            settings.append((group._index, self._packed(values), options, buffers))
-        self._configure(settings, plan.steps, plan.settled, plan.copies)
+        rule, kept, settings = RULES[self.rule], list(self._settled.kept), []
+        for index, values in plan.values.items():
+            buffers, used = None, plan.moved.get(index)
+            if used is not None:
+                buffers = [plan.slots[i] for i in self.param_groups[index]._tensors]
+                if not all(used):
+                    buffers = [[b if use else None for b, use in zip(slots, used, strict=True)] for slots in buffers]
+            options = sum(bit for option, bit in rule.options.items() if values[option])
+            settings.append((index, self._packed(values), options, buffers))
+            kept[index] = {key: values[key] for key in self._kept_hypers()}
+        self._configure(settings, plan.steps, _Settled(kept, plan.slots), plan.copies)
 
     def _changed(self, group: ParamGroup, change: Mapping[str, Any], making: bool) -> dict[str, Any]:
-        values = dict(group._values)
+        values, hypers = {} if making else group._values, self._hypers()
         for key, value in change.items():
-            if key not in self._hypers():
+            if key not in hypers:
                 raise KeyError(
-                    f"{shown(key)} is no hyperparameter of {type(self).__name__}, which has {', '.join(self._hypers())}"
+                    f"{shown(key)} is no hyperparameter of {type(self).__name__}, which has {', '.join(hypers)}"
                 )
             if key in self._fixed and not making:
                 raise ValueError(f"{key} acts when the optimizer is made; it cannot be changed later")
@@ -336,25 +326,6 @@ class Optimizer(Engine):
             slot < rule.required_states or bool(values[self._optional[name]]) for slot, name in enumerate(rule.states)
         ]
 
-    def _made(self, tensors: list[tuple[int, Mapping[str, Any]]]) -> dict[int, list[Array | None]]:
-        """The state buffers of some tensors, with those made, in one arena, that their hyperparameters call for."""
-        made = {i: list(self._slots[i]) for i, _ in tensors}
-        missing = [
-            (i, slot, values)
-            for i, values in tensors
-            for slot, used in enumerate(self._use(values))
-            if used and made[i][slot] is None
-        ]
-        buffers = zeros_like([self.params[i] for i, _, _ in missing]) if missing else []
-        for (i, slot, values), buffer in zip(missing, buffers, strict=True):
-            if initial := self._initial(RULES[self.rule].states[slot], values):
-                buffer.fill(initial)
-            made[i][slot] = buffer
-        return made
-
-    def _in_use(self, slots: list[Array | None], values: Mapping[str, Any]) -> list[Array | None]:
-        return [buffer if used else None for buffer, used in zip(slots, self._use(values), strict=True)]
-
     def _initial(self, name: str, values: Mapping[str, Any]) -> float:
         """What the elements of a state buffer start with."""
         start = self._start.get(name, 0.0)
@@ -376,8 +347,8 @@ class Optimizer(Engine):
         Keyed by the mapping's keys if the optimizer was made for one mapping, else by position. The arrays are
         the live buffers themselves, so reading them is free and writing to them changes the optimizer.
         """
-        keys = self._structures[0].keys
-        if keys is None or self._grouped:
+        keys = self._model.groups[0].keys
+        if keys is None or self._model.grouped:
             keys = list(range(len(self.params)))
         return {key: self._state_of(i, steps) for i, (key, steps) in enumerate(zip(keys, self._steps(), strict=True))}
 
@@ -419,7 +390,7 @@ class Optimizer(Engine):
 
     def _saved_groups(self) -> list[dict[str, Any]]:
         groups = []
-        for group, structure in zip(self.param_groups, self._structures, strict=True):
+        for group, structure in zip(self.param_groups, self._model.groups, strict=True):
             saved = {**group._values, "params": list(group._tensors)}
             if structure.keys is not None:
                 saved["param_names"] = list(structure.keys)
@@ -471,9 +442,9 @@ class Optimizer(Engine):
                     arrays[slot] = array.copy()
         plan = self._plan(changes, making=True)
         for i, (steps, arrays) in enumerate(loaded):
-            values = plan.settled.values[self._group_of(i)]
+            values = plan.values[self._group_of(i)]
             plan.steps[i] = steps
-            slots = plan.settled.slots[i]
+            slots = plan.slots[i]
             for slot, (name, used) in enumerate(zip(RULES[self.rule].states, self._use(values), strict=True)):
                 array = arrays[slot]
                 if not used:
@@ -592,9 +563,6 @@ class Optimizer(Engine):
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{os.fspath(path)} cannot be loaded: {error}") from error
 
-    def _group_of(self, i: int) -> int:
-        return next(group._index for group in self.param_groups if i in group._tensors)
-
     def _read_groups(self, groups: Any) -> tuple[list[Any], list[tuple[ParamGroup, dict[str, Any]]]]:
         """The saved parameters' ids, in order, and the hyperparameters of each group."""
         if is_array(groups) or isinstance(groups, (str, Mapping)) or not isinstance(groups, Iterable):
@@ -605,7 +573,7 @@ class Optimizer(Engine):
             raise ValueError(f"state_dict has {found} groups, but the optimizer has {count}")
         ids: list[Any] = []
         changes = []
-        for group, structure, saved in zip(self.param_groups, self._structures, groups, strict=True):
+        for group, structure, saved in zip(self.param_groups, self._model.groups, groups, strict=True):
             name = f"state_dict['param_groups'][{group._index}]"
             if not isinstance(saved, Mapping):
                 raise TypeError(f"{name} must be a mapping, got {type(saved).__name__}")
@@ -662,31 +630,14 @@ class Optimizer(Engine):
             loaded.append((steps, arrays))
         return loaded
 
-    # ---- The step. ----
-
-    def _flat(self, grads: Any) -> list[Any]:
-        """The gradients in the order of the parameters, from the structure in which they came."""
-        if not self._grouped:
-            return self._structures[0].flatten("grads", grads)
-        flat: list[Any] = []
-        groups = sequence("grads", grads, len(self._structures), "groups")
-        for index, (structure, group) in enumerate(zip(self._structures, groups, strict=True)):
-            if not isinstance(group, Mapping):
-                raise TypeError(f"grads[{index}] must be a group {{'params': gradients}}, got {kind(group)}")
-            same_keys(f"grads[{index}]", group, ["params"])
-            flat += structure.flatten(f"grads[{index}]['params']", group["params"])
-        return flat
-
     # ---- Copies. ----
 
     def __getstate__(self) -> dict[str, Any]:
         # Put together from what was bound: the caller's own lists and mappings may hold other arrays by now.
-        wholes = [structure.whole() for structure in self._structures]
-        params = [{"params": whole} for whole in wholes] if self._grouped else wholes[0]
-        return {"params": params, "threads": self.threads, "state_dict": self.state_dict()}
+        return {"params": self._model.whole(), "threads": self.threads, "state_dict": self.state_dict()}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
-        self._bind(saved["params"], {})
+        self._bind(saved["params"])
         self.threads = saved["threads"]
         groups = saved["state_dict"]["param_groups"]
         changes = [{key: group[key] for key in self._hypers()} for group in groups]

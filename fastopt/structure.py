@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,9 @@ class Structure:
         """What errors call the leaves of something of this structure that is called `name`."""
         if self.alone:
             return [name]
-        return [f"{name}[{shown(key)}]" for key in (range(len(self.leaves)) if self.keys is None else self.keys)]
+        if self.keys is None:
+            return [f"{name}[{index}]" for index in range(len(self.leaves))]
+        return [f"{name}[{shown(key)}]" for key in self.keys]
 
     def flatten(self, name: str, values: Any) -> list[Any]:
         """The leaves of `values`, which must have this structure, in this order."""
@@ -80,6 +82,60 @@ class Structure:
         if values.keys() != self.key_set:
             same_keys(name, values, self.keys)
         return [values[key] for key in self.keys]
+
+
+class Model:
+    """How a whole model was given: one group as it is, or a sequence of groups `{"params": ..., "lr": ...}`.
+
+    `groups` has the structure of each group's parameters, `settings` what a group brings besides `"params"`.
+    """
+
+    def __init__(self, params: Any, hypers: Sequence[str]) -> None:
+        given, self.grouped = [params], False
+        if not is_array(params) and not isinstance(params, (Mapping, str)) and isinstance(params, Iterable):
+            items = listed(params)
+            self.grouped = any(isinstance(item, Mapping) for item in items)
+            given = items if self.grouped else [items]
+        self.settings: list[dict[str, Any]] = [{} for _ in given]
+        if self.grouped:
+            for index, group in enumerate(given):
+                if not isinstance(group, Mapping):
+                    raise TypeError(f"params[{index}] must be a group, like the others, got {kind(group)}")
+                same_keys(f"params[{index}]", group, ["params"], hypers)
+                self.settings[index] = {key: value for key, value in group.items() if key != "params"}
+                given[index] = group["params"]
+        self.groups = [Structure(self._name("params", index), group) for index, group in enumerate(given)]
+
+    def _name(self, what: str, index: int) -> str:
+        return f"{what}[{index}]['params']" if self.grouped else what
+
+    @property
+    def plain(self) -> bool:
+        """Whether gradients come in one sequence of arrays."""
+        return not self.grouped and not self.groups[0].alone and self.groups[0].keys is None
+
+    def names(self, what: str) -> list[str]:
+        """What errors call the leaves of all groups."""
+        return [name for i, group in enumerate(self.groups) for name in group.names(self._name(what, i))]
+
+    def whole(self) -> Any:
+        """The parameters in their structure again."""
+        wholes = [group.whole() for group in self.groups]
+        return [{"params": whole} for whole in wholes] if self.grouped else wholes[0]
+
+    def flatten(self, name: str, values: Any) -> list[Any]:
+        """The leaves of `values`, which must have this structure, in this order."""
+        if not self.grouped:
+            return self.groups[0].flatten(name, values)
+        flat: list[Any] = []
+        for index, (structure, group) in enumerate(
+            zip(self.groups, sequence(name, values, len(self.groups), "groups"), strict=True)
+        ):
+            if not isinstance(group, Mapping):
+                raise TypeError(f"{name}[{index}] must be a group {{'params': gradients}}, got {kind(group)}")
+            same_keys(f"{name}[{index}]", group, ["params"])
+            flat += structure.flatten(self._name(name, index), group["params"])
+        return flat
 
 
 def kind(obj: Any) -> str:
@@ -106,4 +162,8 @@ def same_keys(name: str, found: Iterable[Any], needed: Iterable[Any], optional: 
     if missing := [key for key in needed if key not in found and key not in optional]:
         raise ValueError(f"{name} has no {', '.join(map(shown, missing))}")
     if unknown := sorted(map(shown, found.difference(needed, optional))):
-        raise ValueError(f"{name} has an unknown {', '.join(unknown)}; expected {', '.join(map(shown, needed))}")
+        expected = ", ".join(map(shown, needed))
+        allowed = ", ".join(sorted(map(shown, optional.difference(needed))))
+        raise ValueError(
+            f"{name} has an unknown {', '.join(unknown)}; expected {expected}{' and perhaps ' * bool(allowed)}{allowed}"
+        )

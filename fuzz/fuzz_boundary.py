@@ -332,9 +332,9 @@ def good_array(s, shape, dtype):
     return made
 
 
-def good_gradient(s, shape, dtype, written=False):
-    """What is taken as a gradient, or as one that is to be `written`: of four types, in any layout, also a number."""
-    if not shape and not written and s.one_in(4):
+def good_gradient(s, shape, dtype, written=False, numbers=True):
+    """What is taken as a gradient, or as one that is to be `written`: of four types, any layout, perhaps a number."""
+    if not shape and not written and numbers and s.one_in(4):
         return s.pick([0.5, -3, 1e300, math.nan, np.float32(0.1), np.float16(-2.0), ml_dtypes.bfloat16(0.3)])
     made = np.array(values(s, shape, dtype) * s.pick([1.0, 0.37, -1e-5, 1e4]), dtype)
     if s.one_in(6) and made.size:
@@ -385,8 +385,8 @@ class Case:
             return [{"params": leaves[:1]}, *([{"params": {"x": leaf}} for leaf in leaves[1:]])]
         return list(leaves)
 
-    def gradients(self, written=False):
-        return [good_gradient(self.s, *what, written) for what in zip(self.shapes, self.dtypes, strict=True)]
+    def gradients(self, written=False, numbers=True):
+        return [good_gradient(self.s, *what, written, numbers) for what in zip(self.shapes, self.dtypes, strict=True)]
 
     def nonsense(self, own=True):
         """Gradients or parameters of which some are wrong or the optimizer's own, or whose structure is wrong."""
@@ -585,12 +585,13 @@ def right(case):
         extras["skip_nonfinite"] = True
     if s.one_in(4):
         extras["zero_grad"] = True
-    grads = case.gradients("zero_grad" in extras)
+    bound = s.one_in(2)
+    grads = case.gradients("zero_grad" in extras, numbers=not bound)
     before = [np.array(g, order="C") for g in grads]
     params, states, norm = as_reference(case, grads, extras)
     counts = case.opt._steps()
     case.opt.threads = s.pick([None, 1, 2])
-    if s.one_in(2):
+    if bound:
         case.opt.bind(case.arranged(grads))
         found = case.opt.step(**extras)
     else:
@@ -780,7 +781,7 @@ def check(provider):
     if s.one_in(2):
         case.opt.step(case.arranged(case.gradients()))
     if s.one_in(3):
-        case.opt.bind(case.arranged(case.gradients()))
+        case.opt.bind(case.arranged(case.gradients(numbers=False)))
     for _ in range(s.number(1, 3)):
         outcomes.append(act(case))
     still_right(case)

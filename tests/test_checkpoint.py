@@ -34,8 +34,9 @@ MAKERS = {
     "Adam": {},
     "Adam with AMSGrad": {"amsgrad": True, "betas": (0.8, 0.99), "maximize": True},
     "AdamW": {"lr": 0.1},
-    "Lion": {"betas": (0.8, 0.95)},
-    "LAMB": {"weight_decay": 0.01},
+}
+MAKERS |= {
+    name: {} for name, cls in vars(fastopt).items() if hasattr(cls, "rule") and name not in (*MAKERS, "Optimizer")
 }
 
 

@@ -49,7 +49,7 @@ def writes_first(self, grads=None, **extras):
 
 
 def one_group_first(self, plan):
-    original(self, plan._replace(changed=plan.changed[:1]))
+    original(self, plan._replace(values=dict([*plan.values.items()][:1])))
     original(self, plan)
 
 

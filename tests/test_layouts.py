@@ -563,10 +563,17 @@ def test_a_number_is_a_gradient_of_a_parameter_without_dimensions(cls):
         opt.step([number])
         other.step([same])
         assert_same_bits(p, expected)
-        opt.bind([number])
-        opt.step(max_norm=1.0)
-        other.step([same], max_norm=1.0)
+        with pytest.raises(TypeError, match=r"grads\[0\] is a number of type .* np.array\(x\) makes one"):
+            opt.bind([number])  # nobody could change it
+        with pytest.raises(TypeError, match="no gradients are bound"):
+            opt.step()
+        with pytest.raises(TypeError, match=r"grads\[0\] is a number of type"):
+            opt.step([number], zero_grad=True)
         assert_same_bits(p, expected)
+    for scalar in (np.int64(3), np.uint8(3)):
+        p = np.array(1.0, np.float32)
+        fastopt.SGD([p], lr=1.0).step([scalar])
+        assert p == -2.0
     for scalar in (np.float16(0.25), ml_dtypes.bfloat16(0.25), np.float32(0.25), np.float64(0.25)):
         p = np.array(1.0, np.float32)
         opt = fastopt.SGD([p], lr=1.0)
@@ -590,11 +597,11 @@ def test_a_number_is_no_gradient_of_anything_else():
     for bad in ([1.0, 1.0], [np.ones(1), "1"], [np.ones(1), None], [np.ones(1), 1j], [np.ones(1), [1.0]]):
         with pytest.raises(TypeError, match=r"grads\[[01]\] is"):
             opt.step(bad)
-    with pytest.raises(TypeError, match=r"grads\[1\] is of type float"):  # there is no place for the zero
+    with pytest.raises(TypeError, match=r"grads\[1\] is a number of type float"):  # there is no place for the zero
         opt.step([np.ones(1), 1.0], zero_grad=True)
     with pytest.raises(ValueError, match=r"grads\[1\] has shape \(1,\), but params\[1\] has \(\)"):
         opt.step([np.ones(1), np.ones(1)])
-    with pytest.raises(TypeError, match="p is of type float"):
+    with pytest.raises(TypeError, match="p is a number of type float"):
         fastopt.kernels.sgd(1.0, 1.0)
     assert p == 1
     assert scalar == 1

@@ -12,6 +12,9 @@ import fastopt
 from fastopt import reference
 from fastopt._core import RULES
 
+CLASSES = [cls for cls in vars(fastopt).values() if isinstance(cls, type) and hasattr(cls, "rule")]
+every_class = pytest.mark.parametrize("cls", CLASSES)
+
 # Each class with settings that switch on every optional buffer and switch in some combination.
 CASES = [
     (fastopt.SGD, {}),
@@ -28,6 +31,7 @@ CASES = [
     (fastopt.Adam, {"amsgrad": True, "weight_decay": 0.01}),
     (fastopt.AdamW, {"amsgrad": True, "maximize": True}),
 ]
+CASES += [(cls, {}) for cls in CLASSES if cls not in dict(CASES)]
 SHAPES = [(3, 4), (), (0, 2), (17,)]
 
 
@@ -168,6 +172,103 @@ def test_a_bad_value_for_one_group_changes_none():
         opt.alpha = 1 - 1e-12  # fine for float64, 1.0 for float32
     assert opt.alpha == 0.99
     opt.step([{"params": np.ones(2)}, {"params": np.ones(2, np.float32)}])
+
+
+@every_class
+def test_each_number_counts_from_the_next_step_on(cls):
+    """Set by attribute or in a group, in a model of two types and two groups, it gives the reference's bits."""
+    rng, numbers = np.random.default_rng(11), RULES[cls.rule].numbers
+    assert "lr" in numbers
+    params = tensors(rng)
+    grouped = [{"params": params[:2]}, {"params": params[2:]}]
+    opt, model = cls(grouped), Model(cls, params, {})
+    for name in numbers:
+        before = getattr(opt, name)
+        for value in (before / 2, 0 if name == "lr_decay" else 0.25, np.float32(0.125), np.array(0.5)):
+            if rng.integers(2):
+                setattr(opt, name, value)
+            else:
+                for group in opt.param_groups:
+                    group[name] = value
+            assert getattr(opt, name) == value
+            assert type(opt.param_groups[1][name]) is float
+            model.hypers[name] = float(value)
+            grads = tensors(rng)
+            opt.step([{"params": grads[:2]}, {"params": grads[2:]}])
+            model.step(grads)
+            for found, expected in zip(opt.params, model.params, strict=True):
+                assert_same_bits(found, expected)
+
+
+@every_class
+def test_a_number_out_of_its_range_is_the_same_error_as_ever_and_changes_nothing(cls):
+    for name in RULES[cls.rule].numbers:
+        opt = cls([{"params": np.ones(2)}, {"params": np.ones(2, np.float32)}])
+        before = [dict(group) for group in opt.param_groups]
+        for bad in (-1.0, -1, np.nan, float("inf"), 1e-60, 10**400):  # 1e-60 is fine for float64, and 0 for float32
+            if bad == 1e-60 and name in ("dampening", "lr_decay"):
+                continue  # coefficients are made of them in float64
+            with pytest.raises(ValueError, match=name) as caught:
+                cls([{"params": np.ones(2)}, {"params": np.ones(2, np.float32)}], **{name: bad})
+            with pytest.raises(ValueError, match=name) as by_attribute:
+                setattr(opt, name, bad)
+            with pytest.raises(ValueError, match=name) as by_group:
+                opt.param_groups[1][name] = bad
+            assert str(caught.value) == str(by_attribute.value)
+            assert str(by_group.value) == str(caught.value).replace(" of group 0", " of group 1")
+            assert repr([dict(group) for group in opt.param_groups]) == repr(before)
+
+
+def test_a_number_that_an_option_forbids_is_an_error():
+    opt = fastopt.SGD(np.ones(2), momentum=0.5, nesterov=True)
+    with pytest.raises(ValueError, match="nesterov needs momentum > 0 and dampening = 0"):
+        opt.dampening = 0.5
+    with pytest.raises(ValueError, match="nesterov needs momentum > 0 and dampening = 0"):
+        opt.param_groups[0]["dampening"] = 0.5
+    assert opt.dampening == 0.0
+    opt.lr = 0.25
+    assert opt.lr == 0.25
+
+
+def test_numbers_are_not_set_while_another_thread_holds_the_optimizer():
+    opt = fastopt.NAG([{"params": np.ones(2)}, {"params": np.ones(2)}], lr=0.5)
+    refused = []
+
+    def other():
+        for door in (lambda: setattr(opt, "lr", 0.1), lambda: opt.param_groups[1].__setitem__("lr", 0.1)):
+            try:
+                door()
+            except RuntimeError as error:
+                refused.append(str(error))
+
+    with opt.lookahead():
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert opt.lr == 0.5
+        opt.lr = 0.25  # the thread that holds it may
+    assert len(refused) == 2
+    assert opt.lr == 0.25
+
+
+@every_case
+def test_a_step_with_a_learning_rate_of_its_own(case):
+    cls, hypers = case
+    rng = np.random.default_rng(12)
+    params = tensors(rng)
+    opt, model = cls(params, lr=0.5, **hypers), Model(cls, params, hypers)
+    for step, lr in enumerate((0.25, None, np.float32(0.125), 0)):
+        grads = tensors(rng)
+        opt.step(grads, lr=lr)
+        model.step(grads, lr=0.5 if lr is None else float(lr))
+        model.assert_same(opt)
+        before = [p.tobytes() for p in opt.params]
+        for bad, error in ((-1.0, ValueError), (np.nan, ValueError), ("1", TypeError), (10**400, ValueError)):
+            with pytest.raises(error, match="lr must be"):
+                opt.step(grads, lr=bad)
+        assert [p.tobytes() for p in opt.params] == before
+        assert opt.lr == 0.5
+        assert opt.state[0]["step"] == step + 1
 
 
 def test_buffers_are_made_when_a_change_calls_for_them():
