@@ -18,7 +18,7 @@ NEHALEM := parity extras textbook optimizers boundary bind minibatches signature
 
 SOURCES := setup.py pyproject.toml $(shell find csrc fastopt -name '*.[chd]*' -o -name '*.p*x*' -o -name '*.pxd')
 
-.PHONY: demo test test-arch test-nehalem bench coverage fuzz audit amalgamation generate lint clean
+.PHONY: demo test test-arch test-nehalem bench bench-against coverage fuzz audit amalgamation generate lint clean
 
 demo: $(VENV)/.installed-demo
 	$(VENV)/bin/python -m fastopt demo $(ARGS)
@@ -41,6 +41,12 @@ bench: $(VENV)/.installed-$(BENCH_EXTRAS)
 	$(VENV)/bin/python bench/run.py $(ARGS)
 	$(VENV)/bin/pytest bench -o python_files='bench_*.py' -o pythonpath=bench --benchmark-group-by=group \
 		--benchmark-sort=name --benchmark-columns=median,iqr,rounds
+
+# The hot paths of this tree against those of another commit, turn by turn: `make bench-against REV=HEAD~1`. ARGS are for
+# bench/against.py (--help).
+bench-against: $(VENV)/.installed-$(BENCH_EXTRAS)
+	$(VENV)/bin/python -m pip install --quiet 'setuptools>=77' 'cython>=3.1' 'numpy>=2.0'
+	$(VENV)/bin/python bench/against.py $(REV) $(ARGS)
 
 # The lines of csrc/ and of the Cython modules that the tests execute, counted in a copy of the sources, which stays.
 COVERED := build/coverage

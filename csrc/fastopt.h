@@ -195,7 +195,7 @@ typedef struct {
     double hyper[FASTOPT_MAX_HYPERS]; /* by the constants of fastopt_rules.h (FASTOPT_ADAM_LR), or fastopt_set() */
     size_t count;
     fastopt_tensor *tensors;
-    double scratch[20]; /* the library's own */
+    double scratch[36]; /* the library's own; zero at first */
 } fastopt_group;
 
 /* What was wrong, and where. */

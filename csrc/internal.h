@@ -129,7 +129,15 @@ typedef struct {
     fastopt_run *run;
     int staged;    /* whether the loop cannot have the tensors' memory itself: factor is not 1 */
     int sums;      /* whether there is a second pass */
+    /* What was found to be right at an earlier step: most of it stays as it is from step to step. */
+    double hyper[FASTOPT_MAX_HYPERS];
+    int rule, type;
+    unsigned options;
+    unsigned needed;  /* a bit for each state buffer that the hyperparameters call for */
+    unsigned checked; /* FASTOPT_CHECKED, or there was no such step */
 } fastopt_plan;
+
+enum { FASTOPT_CHECKED = 0x66617374 };
 
 _Static_assert(sizeof(fastopt_plan) <= sizeof(((fastopt_group *)0)->scratch), "a plan fits into a group's scratch");
 

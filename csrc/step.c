@@ -73,11 +73,13 @@ static int fail_states(fastopt_model *model, size_t k, size_t i, unsigned patter
     return fail(model, FASTOPT_ERR_UNUSED, k, (ptrdiff_t)i, "state", "NULL past the rule's last state");
 }
 
-/* All tensors must have the state buffers that the first one with elements, `pattern`, has: `states`. */
-static int check_tensors(fastopt_model *model, size_t k, const fastopt_tensor *pattern, unsigned states)
+/*
+ * All tensors must have the state buffers that the first one with elements, `pattern`, has: `states`. The rule needs those
+ * of `needed`.
+ */
+static int check_tensors(fastopt_model *model, size_t k, const fastopt_tensor *pattern, unsigned states, unsigned needed)
 {
     const fastopt_group *group = &model->groups[k];
-    const unsigned needed = needed_states(group);
     const int wrong = (needed & ~states) || states >> fastopt_rules[group->rule].info.state_count;
 
     for (size_t i = 0; i < group->count; i++) {
@@ -110,11 +112,27 @@ static int fail_option(fastopt_model *model, size_t k, unsigned options)
     return fail(model, FASTOPT_ERR_OPTION, k, -1, "options", NULL);
 }
 
-static int check_group(fastopt_model *model, size_t k)
+/* Whether a group's rule, options and hyperparameters are those that were right at the step before, but for the count. */
+static int is_checked(const fastopt_group *group)
 {
-    const fastopt_group *group = &model->groups[k];
+    const fastopt_plan *plan = (const fastopt_plan *)(const void *)group->scratch;
     const fastopt_rule_row *row;
-    double factor;
+    int counts;
+
+    if (plan->checked != FASTOPT_CHECKED || plan->rule != group->rule || plan->type != group->type ||
+        plan->options != group->options)
+        return 0;
+    row = &fastopt_rules[group->rule];
+    counts = row->range[0] == RANGE_count;
+    return !memcmp(&plan->hyper[counts], &group->hyper[counts], sizeof plan->hyper - (size_t)counts * sizeof *plan->hyper) &&
+           (!counts || (in_bounds(fastopt_range_bounds[RANGE_count][0], group->hyper[0]) && !is_broken_count(group->hyper[0])));
+}
+
+static int check_settings(fastopt_model *model, size_t k)
+{
+    fastopt_group *group = &model->groups[k];
+    fastopt_plan *plan = fastopt_plan_of(group);
+    const fastopt_rule_row *row;
     int bad, used = 0;
 
     if (group->rule < 0 || group->rule >= RULE_COUNT)
@@ -127,13 +145,32 @@ static int check_group(fastopt_model *model, size_t k)
         const fastopt_hyper_info *info = &row->info.hypers[bad];
         return fastopt_fail(model, FASTOPT_ERR_HYPER - bad, (ptrdiff_t)k, -1, info->name, group->hyper[bad], info->takes);
     }
-    factor = model->grad_scale * group->hyper[row->info.hyper_count - 1];
+    for (int i = row->info.hyper_count; i < FASTOPT_MAX_HYPERS; i++)
+        used |= group->hyper[i] != 0.0;
+    if (used)
+        return fail(model, FASTOPT_ERR_UNUSED, k, -1, "hyper", "0 past the rule's last hyperparameter");
+    memcpy(plan->hyper, group->hyper, sizeof plan->hyper);
+    plan->rule = group->rule;
+    plan->type = group->type;
+    plan->options = group->options;
+    plan->needed = needed_states(group);
+    plan->checked = FASTOPT_CHECKED;
+    return FASTOPT_OK;
+}
+
+static int check_group(fastopt_model *model, size_t k)
+{
+    const fastopt_group *group = &model->groups[k];
+    const int error = is_checked(group) ? FASTOPT_OK : check_settings(model, k);
+    double factor;
+
+    if (error)
+        return error;
+    factor = model->grad_scale * group->hyper[fastopt_rules[group->rule].info.hyper_count - 1];
     if (!(fabs(factor) <= DBL_MAX))
         return fastopt_fail(model, FASTOPT_ERR_MODEL, (ptrdiff_t)k, -1, "grad_scale", factor,
                             "a finite number, also multiplied by the group's own");
-    for (int i = row->info.hyper_count; i < FASTOPT_MAX_HYPERS; i++)
-        used |= group->hyper[i] != 0.0;
-    return used ? fail(model, FASTOPT_ERR_UNUSED, k, -1, "hyper", "0 past the rule's last hyperparameter") : FASTOPT_OK;
+    return FASTOPT_OK;
 }
 
 /* ---- Coefficients. ---- */
@@ -177,7 +214,7 @@ static int same_settings(const fastopt_group *a, unsigned states_of_a, const fas
 static int check_step(const fastopt_loop_set *set, fastopt_model *model, fastopt_extent *all, size_t *bytes)
 {
     int error = fastopt_lay_out(model, set, all);
-    unsigned before = 0; /* the states of the group before this one */
+    unsigned before = 0, needed = 0; /* the states of the group before this one, and those that it needs */
 
     error = error ? error : check_model(model);
     *bytes = 0;
@@ -188,12 +225,14 @@ static int check_step(const fastopt_loop_set *set, fastopt_model *model, fastopt
         const int known = k && same_settings(group - 1, before, group, states);
 
         error = known ? FASTOPT_OK : check_group(model, k);
+        if (!error && !known)
+            needed = fastopt_plan_of(group)->needed;
         if (!error && pattern)
-            error = check_tensors(model, k, pattern, states);
+            error = check_tensors(model, k, pattern, states, needed);
         if (error)
             break;
         if (known)
-            memcpy(group->scratch, (group - 1)->scratch, sizeof(fastopt_plan));
+            memcpy(group->scratch, (group - 1)->scratch, offsetof(fastopt_plan, hyper));
         else if (plan_group(set, group, pattern, model->grad_scale) == FASTOPT_ERR_OPTION)
             return fail_option(model, k, group->options);
         before = states;

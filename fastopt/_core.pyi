@@ -1,6 +1,8 @@
 from collections.abc import Iterable
 from typing import Any, TypeVar, final
 
+import numpy as np
+
 _T = TypeVar("_T")
 
 @final
@@ -29,6 +31,7 @@ class Rule:
 RULES: dict[str, Rule]
 MAX_THREADS: int
 
+def part_of(arena: np.ndarray[Any, Any], start: int, like: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]: ...
 def as_number(name: str, value: Any) -> float: ...
 def pair(name: str, value: Iterable[_T]) -> tuple[_T, _T]: ...
 def get_num_threads() -> int: ...

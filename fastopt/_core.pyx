@@ -361,6 +361,14 @@ cdef const Py_ssize_t *strides_of(cnp.ndarray a) noexcept:
     return NULL if cnp.PyArray_IS_C_CONTIGUOUS(a) else <const Py_ssize_t *>cnp.PyArray_STRIDES(a)
 
 
+def part_of(cnp.ndarray arena, Py_ssize_t start, cnp.ndarray like):
+    """A contiguous array of the type and shape of `like` in the memory of another, from a byte on."""
+    cdef cnp.ndarray part = cnp.PyArray_SimpleNewFromData(
+        cnp.PyArray_NDIM(like), cnp.PyArray_DIMS(like), cnp.PyArray_TYPE(like), cnp.PyArray_BYTES(arena) + start)
+    cnp.set_array_base(part, arena)
+    return part
+
+
 cdef list views_of(list buffers):
     """Views of arrays, of which some may be None. Where a comprehension's list cannot grow, Cython frees the last twice."""
     cdef list views = [None] * len(buffers)

@@ -15,11 +15,11 @@ from fastopt.structs cimport fastopt_error, fastopt_group, fastopt_model, fastop
 # in them, and Cython compares names: a module that was compiled for other structures is refused when it is imported.
 cdef extern from *:
     """
-    typedef fastopt_model fastopt_model_136_296_88_96_64;
-    typedef fastopt_group fastopt_group_136_296_88_96_64;
+    typedef fastopt_model fastopt_model_136_424_88_96_64;
+    typedef fastopt_group fastopt_group_136_424_88_96_64;
     """
-    ctypedef fastopt_model fastopt_model_136_296_88_96_64
-    ctypedef fastopt_group fastopt_group_136_296_88_96_64
+    ctypedef fastopt_model fastopt_model_136_424_88_96_64
+    ctypedef fastopt_group fastopt_group_136_424_88_96_64
 
 cdef int sgd_f32(
     size_t n, float *p, const float *g, float *momentum_buffer, double step, double lr, double momentum,
@@ -87,15 +87,15 @@ cdef int lamb_f64(
     double beta2, double eps, double weight_decay, double grad_scale, unsigned options) noexcept nogil
 cdef const fastopt_rule_info *rule(int rule) noexcept nogil
 cdef int find_rule(const char *name) noexcept nogil
-cdef int group_init(fastopt_group_136_296_88_96_64 *group, size_t size, const char *rule, int type) noexcept nogil
-cdef int model_init(fastopt_model_136_296_88_96_64 *model, size_t size) noexcept nogil
-cdef int set(fastopt_group_136_296_88_96_64 *group, const char *name, double value) noexcept nogil
+cdef int group_init(fastopt_group_136_424_88_96_64 *group, size_t size, const char *rule, int type) noexcept nogil
+cdef int model_init(fastopt_model_136_424_88_96_64 *model, size_t size) noexcept nogil
+cdef int set(fastopt_group_136_424_88_96_64 *group, const char *name, double value) noexcept nogil
 cdef int check_hyper(int rule, int type, int index, double value) noexcept nogil
-cdef int step(fastopt_model_136_296_88_96_64 *model) noexcept nogil
-cdef int check(fastopt_model_136_296_88_96_64 *model) noexcept nogil
-cdef size_t workspace(const fastopt_model_136_296_88_96_64 *model) noexcept nogil
-cdef int global_norm(fastopt_model_136_296_88_96_64 *model) noexcept nogil
-cdef int clip_grad_norm(fastopt_model_136_296_88_96_64 *model) noexcept nogil
+cdef int step(fastopt_model_136_424_88_96_64 *model) noexcept nogil
+cdef int check(fastopt_model_136_424_88_96_64 *model) noexcept nogil
+cdef size_t workspace(const fastopt_model_136_424_88_96_64 *model) noexcept nogil
+cdef int global_norm(fastopt_model_136_424_88_96_64 *model) noexcept nogil
+cdef int clip_grad_norm(fastopt_model_136_424_88_96_64 *model) noexcept nogil
 cdef size_t describe(const fastopt_error *error, char *text, size_t size) noexcept nogil
 cdef int get_num_threads() noexcept nogil
 cdef void set_num_threads(int threads) noexcept nogil

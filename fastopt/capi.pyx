@@ -224,15 +224,15 @@ cdef int find_rule(const char *name) noexcept nogil:
     return fastopt_find_rule(name)
 
 
-cdef int group_init(fastopt_group_136_296_88_96_64 *group, size_t size, const char *rule, int type) noexcept nogil:
+cdef int group_init(fastopt_group_136_424_88_96_64 *group, size_t size, const char *rule, int type) noexcept nogil:
     return fastopt_group_init(group, size, rule, type)
 
 
-cdef int model_init(fastopt_model_136_296_88_96_64 *model, size_t size) noexcept nogil:
+cdef int model_init(fastopt_model_136_424_88_96_64 *model, size_t size) noexcept nogil:
     return fastopt_model_init(model, size)
 
 
-cdef int set(fastopt_group_136_296_88_96_64 *group, const char *name, double value) noexcept nogil:
+cdef int set(fastopt_group_136_424_88_96_64 *group, const char *name, double value) noexcept nogil:
     return fastopt_set(group, name, value)
 
 
@@ -240,23 +240,23 @@ cdef int check_hyper(int rule, int type, int index, double value) noexcept nogil
     return fastopt_check_hyper(rule, type, index, value)
 
 
-cdef int step(fastopt_model_136_296_88_96_64 *model) noexcept nogil:
+cdef int step(fastopt_model_136_424_88_96_64 *model) noexcept nogil:
     return fastopt_step(model)
 
 
-cdef int check(fastopt_model_136_296_88_96_64 *model) noexcept nogil:
+cdef int check(fastopt_model_136_424_88_96_64 *model) noexcept nogil:
     return fastopt_check(model)
 
 
-cdef size_t workspace(const fastopt_model_136_296_88_96_64 *model) noexcept nogil:
+cdef size_t workspace(const fastopt_model_136_424_88_96_64 *model) noexcept nogil:
     return fastopt_workspace(model)
 
 
-cdef int global_norm(fastopt_model_136_296_88_96_64 *model) noexcept nogil:
+cdef int global_norm(fastopt_model_136_424_88_96_64 *model) noexcept nogil:
     return fastopt_global_norm(model)
 
 
-cdef int clip_grad_norm(fastopt_model_136_296_88_96_64 *model) noexcept nogil:
+cdef int clip_grad_norm(fastopt_model_136_424_88_96_64 *model) noexcept nogil:
     return fastopt_clip_grad_norm(model)
 
 

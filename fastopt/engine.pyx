@@ -184,8 +184,9 @@ cdef class Engine:
         self.layouts = <fastopt_layout *>zeroed(count, sizeof(fastopt_layout))
         self.strided = <bint *>zeroed(count, sizeof(bint))
         self.names, self.grad_names, self.exports = structure.names("params"), structure.names("grads"), []
-        self.states, self.views, self.held = [None] * count, [None] * count, [None] * count
-        self.state_views = [None] * count
+        self.views, self.held = [None] * count, [None] * count
+        self.states = [[None] * len(self.rule.states)] * count  # such a list is replaced and never changed
+        self.state_views = list(self.states)
         arrays = []
         for k, group in enumerate(groups):
             for param in group:
@@ -195,8 +196,7 @@ cdef class Engine:
                 self.tensors[i].p = cnp.PyArray_DATA(array)
                 self.elements += self.tensors[i].n
                 self.exports.append(memoryview(array))
-                self.states[i], self.views[i] = [None] * len(self.rule.states), array[...]
-                self.state_views[i] = list(self.states[i])
+                self.views[i] = array[...]
                 arrays.append(array)
                 i += 1
             self.first_tensor[k + 1] = i
@@ -409,6 +409,7 @@ cdef class Engine:
         cdef double *taken = NULL
         cdef fastopt_model model
         cdef size_t k, i, c
+        cdef Py_ssize_t slot
         cdef list states, state_views, before = self.states, views_before = self.state_views
         cdef cnp.ndarray target, source
         cdef bint moved = False
@@ -422,11 +423,13 @@ cdef class Engine:
             for k, hyper, options, buffers in settings:
                 self.rule.fill(&groups[k], hyper, options)
                 for i, of_tensor in enumerate(buffers or (), start=self.first_tensor[k]):
-                    for name, buffer in zip(self.rule.states, of_tensor):
-                        if buffer is not None:
-                            same_kind(name, as_array(name, buffer, True, False), self.names[i], self.arrays[i])
-                    states[i] = list(of_tensor)
-                    state_views[i] = views_of(states[i])
+                    for slot in range(len(<list>of_tensor)):
+                        if (<list>of_tensor)[slot] is not None:
+                            name = <str>self.rule.states[slot]
+                            same_kind(name, as_array(name, (<list>of_tensor)[slot], True, False), <str>self.names[i],
+                                      <cnp.ndarray>self.arrays[i])
+                    states[i] = of_tensor
+                    state_views[i] = views_of(of_tensor)
                     moved = True
                 for c in range(self.first_run[k], self.first_run[k + 1]):
                     if self.check_run(&model, groups[k], c, states):
@@ -480,22 +483,29 @@ cdef class Engine:
         cdef cnp.ndarray grad, param, view
         cdef void *data
         cdef bint staged
+        cdef int kind
         self.elsewhere = True
         for i in range(self.tensor_count):
             if i >= <size_t>len(grads):  # what a gradient does when it is asked for its memory may shorten the list
                 raise ValueError(f"{self.grad_names[i]} was taken out of its list while that was read")
-            grad = as_gradient(<str>self.grad_names[i], grads[i], writable, numbers, <str>self.names[i],
-                               <cnp.ndarray>self.arrays[i])
-            data = cnp.PyArray_DATA(grad)
             param, view = self.arrays[i], self.views[i]
-            staged = self.strided[i] or (cnp.PyArray_TYPE(grad) != cnp.PyArray_TYPE(view)
-                                         or not cnp.PyArray_IS_C_CONTIGUOUS(grad))
+            kind = cnp.PyArray_TYPE(view)
+            if type(grads[i]) is cnp.ndarray:
+                grad = grads[i]
+                staged = (self.strided[i] or cnp.PyArray_TYPE(grad) != kind or not cnp.PyArray_ISCARRAY_RO(grad)
+                          or not cnp.PyArray_SAMESHAPE(grad, param) or (writable and not cnp.PyArray_ISWRITEABLE(grad)))
+            else:
+                staged = True
+            if staged:
+                grad = as_gradient(<str>self.grad_names[i], grads[i], writable, numbers, <str>self.names[i], param)
+                staged = (self.strided[i] or cnp.PyArray_TYPE(grad) != kind or not cnp.PyArray_IS_C_CONTIGUOUS(grad))
             # Strides are read by the shape that was bound. Where there are none, another one of that size will do.
-            if (cnp.PyArray_TYPE(param) != cnp.PyArray_TYPE(view) or <size_t>cnp.PyArray_SIZE(grad) != self.tensors[i].n
-                    or (not cnp.PyArray_SAMESHAPE(grad, view)
+            if (cnp.PyArray_TYPE(param) != kind or <size_t>cnp.PyArray_SIZE(grad) != self.tensors[i].n
+                    or (staged and not cnp.PyArray_SAMESHAPE(grad, view)
                         and (self.strided[i] or not cnp.PyArray_IS_C_CONTIGUOUS(grad)))):
                 raise ValueError(f"{self.names[i]} has become {param.dtype} of shape {(<object>param).shape} since it "
                                  "was bound")
+            data = cnp.PyArray_DATA(grad)
             # One that lies where the last one lay, and as that did, was checked at an earlier step.
             if staged or self.tensors[i].layout != NULL or data != self.tensors[i].g:
                 other = find_overlap(span_of(grad, 0), self.spans, self.span_count, self.spans_disjoint)
@@ -503,13 +513,13 @@ cdef class Engine:
                     raise ValueError(f"{self.grad_names[i]} shares memory with {self.names[self.spans[other].owner]} "
                                      "or its state; a gradient needs its own")
                 self.disjoint = False
-            if staged and not ours:
-                grad = grad[...]
-            self.held[i] = grad
-            self.tensors[i].g = data
-            self.tensors[i].layout = NULL
+                self.tensors[i].g = data
+                self.tensors[i].layout = NULL
             if staged:
+                if not ours:
+                    grad = grad[...]
                 self.stage(i, grad)
+            self.held[i] = grad
         return 0
 
     cdef void stage(self, size_t i, cnp.ndarray grad) noexcept:

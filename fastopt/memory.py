@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from fastopt._core import part_of
+
 __all__ = ["zeros_like"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -22,18 +24,15 @@ PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
 
 def zeros_like(arrays: Sequence[Array]) -> list[Array]:
     """Arrays of zeros with the shapes and dtypes of these, their elements in the same order, in one piece of memory."""
-    starts = [*itertools.accumulate((-(-array.nbytes // LINE) * LINE for array in arrays), initial=0)]
+    starts = [*itertools.accumulate([-(-array.nbytes // LINE) * LINE for array in arrays], initial=0)]
     arena = _zeros(starts[-1])
-    return [
-        _ordered(arena[start : start + array.nbytes].view(array.dtype), array)
-        for start, array in zip(starts, arrays, strict=False)
-    ]
+    return [_ordered(part_of(arena, start, array), array) for start, array in zip(starts, arrays, strict=False)]
 
 
 def _ordered(memory: Array, like: Array) -> Array:
-    """Contiguous memory in the shape of `like`, along each axis in the direction and order of its strides."""
+    """Contiguous memory of the shape of `like`, along each axis in the direction and order of its strides."""
     if like.flags.c_contiguous:
-        return memory.reshape(like.shape)
+        return memory
     axes = sorted(range(like.ndim), key=lambda axis: -abs(like.strides[axis]))
     array = memory.reshape([like.shape[axis] for axis in axes]).transpose(np.argsort(axes))
     return array[tuple(slice(None, None, -1 if step < 0 else 1) for step in like.strides)]

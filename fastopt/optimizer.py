@@ -257,6 +257,7 @@ class Optimizer(Engine):
         values = {group._index: self._changed(group, change, making) for group, change in changes}
         plan = _Plan(values, {}, list(self._slots), self._steps(), [])
         made: list[tuple[int, int, float]] = []  # tensor, slot and start value of the state buffers that are called for
+        params = self.params
         for group, _ in changes:
             wanted = values[group._index]
             used = self._use(wanted)
@@ -269,7 +270,7 @@ class Optimizer(Engine):
                 made += [(i, k, start) for k, start in enumerate(starts) if used[k] and slots[k] is None]
                 if self._special is not None and (used[self._special] == (slots[self._special] is None)):
                     self._restart(plan, i, used)
-        buffers = zeros_like([self.params[i] for i, _, _ in made]) if made else []
+        buffers = zeros_like([params[i] for i, _, _ in made]) if made else []
         for (i, k, start), buffer in zip(made, buffers, strict=True):
             if start:
                 buffer.fill(start)
