@@ -1,10 +1,5 @@
 # `make demo` and `make test` do everything from a fresh clone: they need Python >= 3.10, a C compiler and the package
-# index. `make bench` measures, `make generate` writes what repeats the table of rules, `make amalgamation` writes the
-# C core as one file, `make lint` checks style, `make clean` removes what was made. `make coverage` counts the lines
-# that the tests execute, `make fuzz` looks for errors at random, `make test-arch` runs the core on emulated
-# processors and says what it lacks for that, and `make test-nehalem` runs the tests of the arithmetic on an x86-64
-# processor without AVX, in many minutes. `make audit` runs all that is too long for `make test`, also on other
-# Pythons, and prints one table.
+# index. `make help` lists all targets.
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= test
@@ -18,39 +13,51 @@ NEHALEM := parity extras textbook optimizers boundary bind minibatches signature
 
 SOURCES := setup.py pyproject.toml $(shell find csrc fastopt -name '*.[chd]*' -o -name '*.p*x*' -o -name '*.pxd')
 
-.PHONY: demo test test-arch test-nehalem bench bench-against coverage fuzz audit amalgamation generate lint clean
+.PHONY: help check demo test test-all test-arch test-nehalem bench bench-against coverage fuzz audit amalgamation generate lint clean
 
-demo: $(VENV)/.installed-demo
+help: ## list these
+	@sed -nE 's/^([a-z-]+):.* ## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(VENV)/.installed-demo ## train a small network with every method; ARGS are for `python -m fastopt demo`
 	$(VENV)/bin/python -m fastopt demo $(ARGS)
 
-# The files of tests are shared among WORKERS processes; 0: one process, as a debugger wants it.
-test: $(VENV)/.installed-$(EXTRAS)
-	$(VENV)/bin/pytest --numprocesses=$(WORKERS) --dist=loadfile --benchmark-disable $(ARGS)
+# The files of tests are shared among WORKERS processes; 0: one process, as a debugger wants it. `make test` leaves out
+# what is marked slow.
+PYTEST = $(VENV)/bin/pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --benchmark-disable
+test: $(VENV)/.installed-$(EXTRAS) ## most tests, in minutes; ARGS are for pytest
+	$(PYTEST) -m 'not slow' $(ARGS)
 
-test-arch: $(VENV)/.installed-$(EXTRAS)
+# Compiles what has changed, and no more, in the tree itself.
+check: $(VENV)/.installed-build ## a rule after a change of its loop, in half a minute: RULE=adam
+	$(VENV)/bin/python setup.py -q build_ext --inplace
+	$(VENV)/bin/pytest -q -n $(WORKERS) tests/test_textbook.py tests/test_parity.py tests/test_signatures.py -k '$(RULE)' $(ARGS)
+
+test-all: $(VENV)/.installed-$(EXTRAS) ## every test
+	$(PYTEST) $(ARGS)
+
+test-arch: $(VENV)/.installed-$(EXTRAS) ## the core on emulated processors, or what is missing for that
 	FASTOPT_TEST_ARCH=1 $(VENV)/bin/pytest tests/test_arch.py $(ARGS)
 
 # Left out: tests that compile or start other programs, which would run on this processor, that measure memory or time,
 # and norms of millions of elements.
-test-nehalem: $(VENV)/.installed-$(EXTRAS)
+test-nehalem: $(VENV)/.installed-$(EXTRAS) ## the tests of the arithmetic on an x86-64 processor without AVX, in many minutes
 	qemu-x86_64 -cpu Nehalem $(VENV)/bin/python -m pytest -p no:cacheprovider $(addprefix tests/test_,$(NEHALEM:=.py)) \
 		-k 'not 17000003 and not widest and not empty_environment' $(ARGS)
 
 # `make bench BENCH_EXTRAS=bench,peers` installs what fastopt is compared with; ARGS are for bench/run.py (--help).
-bench: $(VENV)/.installed-$(BENCH_EXTRAS)
+bench: $(VENV)/.installed-$(BENCH_EXTRAS) ## measure; ARGS are for bench/run.py
 	$(VENV)/bin/python bench/run.py $(ARGS)
 	$(VENV)/bin/pytest bench -o python_files='bench_*.py' -o pythonpath=bench --benchmark-group-by=group \
 		--benchmark-sort=name --benchmark-columns=median,iqr,rounds
 
 # The hot paths of this tree against those of another commit, turn by turn: `make bench-against REV=HEAD~1`. ARGS are for
 # bench/against.py (--help).
-bench-against: $(VENV)/.installed-$(BENCH_EXTRAS)
-	$(VENV)/bin/python -m pip install --quiet 'setuptools>=77' 'cython>=3.1' 'numpy>=2.0'
+bench-against: $(VENV)/.installed-build $(VENV)/.installed-$(BENCH_EXTRAS) ## the hot paths against those of another commit, REV=HEAD~1
 	$(VENV)/bin/python bench/against.py $(REV) $(ARGS)
 
 # The lines of csrc/ and of the Cython modules that the tests execute, counted in a copy of the sources, which stays.
 COVERED := build/coverage
-coverage: $(VENV)/.installed-coverage
+coverage: $(VENV)/.installed-coverage ## count the lines of csrc/ and of the Cython modules that the tests execute
 	rm -rf $(COVERED)
 	mkdir -p $(COVERED)
 	tar -c --exclude='*.so' --exclude=__pycache__ csrc fastopt tests audit fuzz bench examples tools *.* LICENSE Makefile | tar -x -C $(COVERED)
@@ -62,30 +69,30 @@ coverage: $(VENV)/.installed-coverage
 		--filter csrc/ --txt --json-summary csrc.json --fail-under-line=100 . && exit $$cython
 
 # Some minutes of each; ARGS are for fuzz/fuzz_boundary.py (--help), FUZZ_EXAMPLES says how many sequences of uses.
-fuzz: $(VENV)/.installed-fuzz
+fuzz: $(VENV)/.installed-fuzz ## look for errors at random, some minutes
 	$(VENV)/bin/python fuzz/fuzz_boundary.py $(ARGS)
-	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(VENV)/bin/pytest tests/test_machine.py --hypothesis-profile=fuzz \
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(VENV)/bin/pytest tests/test_machine.py -m slow --hypothesis-profile=fuzz \
 		--hypothesis-show-statistics
 
-# All that is too long for `make test`, in an hour or two; AUDIT is for audit/run.py (--help).
-audit: $(VENV)/.installed-audit
+# All that is too long for `make test-all`, in an hour or two; AUDIT is for audit/run.py (--help).
+audit: $(VENV)/.installed-audit ## all that is too long for test-all, also on other Pythons, in an hour or two; one table
 	$(VENV)/bin/python audit/run.py $(AUDIT)
 
-amalgamation: $(VENV)/.installed-amalgamation
+amalgamation: $(VENV)/.installed-amalgamation ## the C core as one file
 	mkdir -p $(AMALGAMATION)
 	$(VENV)/bin/quom --include_guard 'FASTOPT_([A-Z]+_)*H' --stitch rules.c \
 		csrc/amalgamation/fastopt.c $(AMALGAMATION)/fastopt.c
 	$(VENV)/bin/quom --include_guard FASTOPT_RULES_H csrc/fastopt.h $(AMALGAMATION)/fastopt.h
 
 # Everything that repeats the table of rules, csrc/rules.toml, in csrc/, fastopt/, tests/ and README.md.
-generate: $(VENV)/.installed-test
+generate: $(VENV)/.installed-test ## write what repeats the table of rules, csrc/rules.toml
 	$(VENV)/bin/python tools/generate.py
 
-lint: $(VENV)/.installed-test
+lint: $(VENV)/.installed-test ## check style
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-clean:
+clean: ## remove what was made
 	rm -rf $(VENV) .nox build dist demo-output *.egg-info fastopt/*.so .pytest_cache .hypothesis .benchmarks .mypy_cache .ruff_cache
 
 # One environment; each set of extras is installed into it when it is first asked for, and anew when the
@@ -93,4 +100,9 @@ clean:
 $(VENV)/.installed-%: $(SOURCES)
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --editable '.[$*]'
+	touch '$@'
+
+# What compiles in the tree itself instead of in an environment of its own.
+$(VENV)/.installed-build: | $(VENV)/.installed-$(EXTRAS)
+	$(VENV)/bin/python -m pip install --quiet 'setuptools>=77' 'cython>=3.1' 'numpy>=2.0'
 	touch '$@'

@@ -25,6 +25,9 @@ if coverage:
     cflags = [*cflags, "-O0", "--coverage", "-fprofile-update=atomic"]
 
 
+INTERFACE = ("fastopt.h", "fastopt_capi.h", "fastopt_rules.h")
+
+
 def extension(name, sources=()):
     return Extension(
         f"fastopt.{name}",
@@ -36,7 +39,8 @@ def extension(name, sources=()):
             ("FASTOPT_NAMESPACE", "py_"),  # a program with a core of its own may load this one beside it
             *([("CYTHON_TRACE_NOGIL", "1")] if coverage else []),
         ],
-        depends=[str(path) for path in Path("csrc").rglob("*.[hd]*")],
+        # What the others see of the core is its interface.
+        depends=[str(path) for path in Path("csrc").rglob("*.h") if sources or path.name in INTERFACE],
         extra_compile_args=cflags,
         extra_link_args=["-pthread", *(["--coverage"] if coverage else [])],
     )

@@ -131,7 +131,7 @@ def parts() -> list[Part]:
         pytest(
             "machine",
             "state machine, new sequences",
-            *(python, "-m", "pytest", "tests/test_machine.py", "--hypothesis-profile=fuzz"),
+            *(python, "-m", "pytest", "tests/test_machine.py", "-m", "slow", "--hypothesis-profile=fuzz"),
             FUZZ_EXAMPLES="1000",
         ),
         Part("coverage", ["make", "coverage"], lines),

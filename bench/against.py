@@ -1,8 +1,8 @@
 """Another commit beside this one: `python bench/against.py REV` (`make bench-against REV=...`).
 
-Builds the commit in build/against, then lets its package and this one take turns of some milliseconds in `hot_paths.py`,
-each in a process of its own, and prints the ratios of all hot paths: the median of this one's time by the other's, turn by
-turn, so that a machine that changes its clock disturbs both alike.
+Builds the commit in build/against, then lets its package and this one take turns of some milliseconds in
+`hot_paths.py`, each in a process of its own, and prints the ratios of all hot paths: the median of this one's time by
+the other's, turn by turn, so that a machine that changes its clock disturbs both alike.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a training loop calls once a step, and what it calls once: a process of `against.py`, `hot_paths.py [--large]`.
 
-It prints the names of the paths as JSON, and then for each line that it reads, the name of one, the seconds of a call. It
-uses nothing but what fastopt has long had in public, so that it runs with the package of another commit; a path that a
-commit does not have is left out.
+It prints the names of the paths as JSON, and then for each line that it reads, the name of one, the seconds of a call.
+It uses nothing but what fastopt has long had in public, so that it runs with the package of another commit; a path that
+a commit does not have is left out.
 """
 
 from __future__ import annotations

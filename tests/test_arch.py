@@ -15,7 +15,7 @@ from common import VARIANTS
 from golden import ROOT, build
 from test_golden import assert_golden
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.slow]
 
 # What runs or compiles, and the Debian packages that have it.
 TOOLS = {

@@ -825,6 +825,7 @@ def available_memory():
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 def test_more_than_two_to_the_31_elements():
     count = 2**31 + 9
     needed = 1.2 * 4 * count  # p alone: reading the zeros of g takes no memory

@@ -488,6 +488,7 @@ def test_what_is_written_is_a_file_like_any_other(trained, tmp_path):
 KILLS = 500
 
 
+@pytest.mark.slow
 def test_kill_at_any_moment_leaves_the_old_file_or_the_new_one(tmp_path, tried):
     """A child saves one of two states after the other; it is killed hundreds of times."""
     path, rng = tmp_path / "x.npz", random.Random(0)

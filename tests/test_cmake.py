@@ -11,7 +11,7 @@ from commands import run_well as run
 
 import fastopt
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.slow]
 
 CSRC = Path(__file__).parents[1] / "csrc"
 SOURCES = sorted(CSRC.glob("*.c"))

@@ -42,6 +42,7 @@ def whole(tmp_path_factory):
     return folder, result.stdout
 
 
+@pytest.mark.slow
 def test_every_method_learns(whole):
     _, output = whole
     table = rows(output)
@@ -64,6 +65,7 @@ def test_every_method_learns(whole):
     assert "\x1b" not in output  # nothing but text where the output is no terminal
 
 
+@pytest.mark.slow
 def test_the_plots_show_something(whole):
     folder, output = whole
     for name in ("losses.png", "paths.png"):
@@ -75,6 +77,7 @@ def test_the_plots_show_something(whole):
         assert len(colors) > 30  # axes, grid, and lines in many colours
 
 
+@pytest.mark.slow
 def test_the_seed_decides(tmp_path, whole):
     def learned(*arguments):
         result = demo(tmp_path, "--method", "adam", "--method", "sgd", "--no-plot", *arguments)
@@ -89,11 +92,13 @@ def test_the_seed_decides(tmp_path, whole):
     assert list(tmp_path.iterdir()) == []  # --no-plot writes nothing
 
 
+@pytest.mark.slow
 def test_a_seed_may_be_large(tmp_path):
     result = demo(tmp_path, "--method", "adam", "--no-plot", "--epochs", "1", "--seed", str(2**70))
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_a_file_of_the_users_survives(tmp_path):
     (tmp_path / ".writable").write_text("kept")
     result = demo(tmp_path, "--method", "adam", "--epochs", "1", "--output", ".")
@@ -122,6 +127,7 @@ def test_the_reference_takes_the_same_step(method):
             assert mine.tobytes() == other.tobytes()
 
 
+@pytest.mark.slow
 def test_epochs_and_output(tmp_path):
     result = demo(tmp_path, "--epochs", "2", "--method", "batch-gd", "--method", "minibatch-gd", "--output", "a/b")
     assert result.returncode == 0, result.stderr

@@ -232,6 +232,7 @@ int main(void)
     platform.machine() not in ("x86_64", "AMD64", "aarch64", "arm64"),
     reason="sets the floating-point mode of x86-64 and arm64: run it there",
 )
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gcc", "clang"])
 def test_another_mode_is_left_as_it_was_and_the_same_in_all_threads(name, tmp_path):
     cc = compiler(name)

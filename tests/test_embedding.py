@@ -18,7 +18,7 @@ from common import DRAWS, ISAS, VARIANTS
 from fastopt import reference
 from fastopt._core import RULES
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.slow]
 
 CSRC = Path(__file__).parents[1] / "csrc"
 SOURCES = sorted(CSRC.glob("*.c"))

@@ -8,7 +8,7 @@ from commands import run_well
 pytestmark = pytest.mark.core
 
 SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-COMPILERS = [("gcc", ["-O3"]), ("gcc", SANITIZED), ("clang", SANITIZED)]
+COMPILERS = [("gcc", ["-O3"]), *(pytest.param(name, SANITIZED, marks=pytest.mark.slow) for name in ("gcc", "clang"))]
 
 
 @pytest.mark.parametrize(("name", "flags"), COMPILERS)

@@ -12,6 +12,8 @@ from common import assert_same_bits
 
 from fastopt import reference
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted(path.parent.name for path in ROOT.glob("examples/*/README.md"))
 TOOLS = [

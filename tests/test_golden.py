@@ -39,13 +39,20 @@ def test_it_is_what_the_kernels_give(name, exact, isa):
     assert {*lines} <= {*GOLDEN.read_text(encoding="utf-8").splitlines()}
 
 
-@pytest.mark.parametrize(("name", "flags"), [*itertools.product(["gcc", "clang"], LEVELS)])
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        pytest.param(*each, marks=[] if each == ("gcc", "-O2") else pytest.mark.slow)
+        for each in itertools.product(["gcc", "clang"], LEVELS)
+    ],
+)
 def test_it_is_what_the_core_gives(name, flags, tmp_path, tried):
     program = build([compiler(name), "-std=c11", *flags.split(), *STRICT], tmp_path)
     for isa in ISAS:
         tried(*assert_golden(run(program, env={**os.environ, "FASTOPT_ISA": isa})))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "good", "bad", "changed"),
     [

@@ -28,13 +28,16 @@ def check(output):
     return cases, "calls with every buffer between pages that must not be touched"
 
 
-@pytest.mark.parametrize(("name", "flags", "every"), TOOLS)
+@pytest.mark.parametrize(
+    ("name", "flags", "every"), [TOOLS[0], *(pytest.param(*tool, marks=pytest.mark.slow) for tool in TOOLS[1:])]
+)
 def test_every_buffer_between_pages_that_must_not_be_touched(name, flags, every, build, tried):
     if os.environ.get("FASTOPT_COVERAGE"):  # counting makes it slow, and finds the same lines with fewer cases
         every = max(every, 11)
     tried(*check(run_well(build(name, flags, "guard.c"), every)))
 
 
+@pytest.mark.slow
 def test_valgrind_sees_nothing_either(build, tried):
     """Which has no AVX-512, and tells programs so."""
     valgrind = compiler("valgrind")

@@ -35,11 +35,10 @@ from fastopt._core import RULES
 
 CLASSES = [cls for cls in (getattr(fastopt, name) for name in fastopt.__all__) if hasattr(cls, "rule")]
 OPTIONAL = {"momentum_buffer": "momentum", "grad_avg": "centered", "max_exp_avg_sq": "amsgrad"}
-EXAMPLES, STEPS = 150, 25
+EXAMPLES, FEW, STEPS = 150, 25, 25
 
 # In the suite always the same; the profile `fuzz`, which conftest.py registers, is random and has its own number.
 SUITE = settings(
-    max_examples=EXAMPLES,
     stateful_step_count=STEPS,
     derandomize=True,
     deadline=None,
@@ -844,10 +843,12 @@ def in_thread(work):
         raise errors[0]
 
 
-def test_any_use_in_any_order(tried):
+@pytest.mark.parametrize("examples", [FEW, pytest.param(EXAMPLES, marks=pytest.mark.slow)])
+def test_any_use_in_any_order(examples, tried):
     profile = settings.get_current_profile_name()
     before = Machine.compared
-    run_state_machine_as_test(Machine, settings=settings() if profile == "fuzz" else SUITE)
+    suite = settings(SUITE, max_examples=examples)
+    run_state_machine_as_test(Machine, settings=settings() if profile == "fuzz" else suite)
     tried(Machine.compared - before, "uses in any order, each compared with a model")
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from commands import clean_environment, run, run_well
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 COMPILED = ["_core", "capi", "clipping", "engine", "kernels", "memoryviews"]
 

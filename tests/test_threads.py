@@ -283,6 +283,7 @@ FORKS = 500
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.slow
 def test_fork_while_another_thread_steps(tried):
     """The child steps another optimizer: the pool that a thread had which is not there any more is free."""
     p, g, opt = model(seed=1)

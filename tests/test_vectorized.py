@@ -131,6 +131,7 @@ def build(tmp_path, compiler, *flags, csrc=CSRC):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["-O2", "-O3"])
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_what_an_embedder_builds(tmp_path, compiler, level):
@@ -146,6 +147,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("compiler", "flags"), [(c, flags) for c in COMPILERS for flags in HOSTILE[c]])
 def test_no_fused_multiply_add_where_the_flags_invite_it(tmp_path, compiler, flags):
     out, result = build(tmp_path, compiler, "-O3", *flags.split())
@@ -192,6 +194,7 @@ def objects(tmp_path, compiler, *flags):
     return functions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["-O0", "-O3"])
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_no_instruction_leaks_out_of_its_set(tmp_path, compiler, level):
@@ -200,6 +203,7 @@ def test_no_instruction_leaks_out_of_its_set(tmp_path, compiler, level):
     assert leaked(functions) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flags", "words"), [("-mavx", "fastopt_step: v"), ("-mavx512vl", "_avx2: .*%k")])
 @pytest.mark.parametrize("compiler", COMPILERS[:1])
 def test_a_leak_is_noticed(tmp_path, compiler, flags, words):
@@ -228,6 +232,7 @@ SABOTAGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sabotage", SABOTAGE.values(), ids=SABOTAGE)
 def test_the_check_notices(tmp_path, sabotage):
     if "gcc" not in COMPILERS:
