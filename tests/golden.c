@@ -636,15 +636,15 @@ static fastopt_tensor lay_tensor(laid_tensor *laid, const struct arrangement *a,
     laid->p = lay(f, a, a->p);
     laid->g = lay(&formats[g_type ? g_type : type], a, g_lies);
     laid->layout = (fastopt_layout){.size = sizeof laid->layout, .ndim = a->ndim, .g_type = g_type, .shape = a->shape,
-                                    .g_strides = laid->g.strides};
-    laid->layout.p_strides = a->p == C_ORDER ? NULL : laid->p.strides;
+                                    .g_strides = a->ndim ? laid->g.strides : NULL};
+    laid->layout.p_strides = a->p == C_ORDER || !a->ndim ? NULL : laid->p.strides;
     tensor.p = laid->p.first;
     tensor.g = laid->g.first;
     if (kinds)
         fill_view(&laid->p, kinds, stream(number, 0), 1, ~(uint64_t)0, tensor.n);
     for (size_t j = 0; j < (size_t)fastopt_rule(rule)->state_count; j++) {
         laid->state[j] = lay(f, a, a->state);
-        laid->layout.state_strides[j] = laid->state[j].strides;
+        laid->layout.state_strides[j] = a->ndim ? laid->state[j].strides : NULL;
         tensor.state[j] = laid->state[j].first;
         if (kinds)
             fill_view(&laid->state[j], kinds, stream(number, 2 + j), 1, ~f->sign, tensor.n);

@@ -783,10 +783,10 @@ def test_what_has_no_end_is_an_error(endless):
     for use, error, words in [
         (lambda: opt.step(endless()), ValueError, "grads must be a sequence of 1 arrays, got more"),
         (lambda: opt.bind(endless()), ValueError, "grads must be a sequence of 1 arrays, got more"),
-        (lambda: fastopt.SGD(endless()), TypeError, "params[0] is of type int"),
-        (lambda: fastopt.SGD([{"params": endless()}]), TypeError, "params[0]['params'][0] is of type int"),
+        (lambda: fastopt.SGD(endless()), TypeError, "params[0] is a number of type int"),
+        (lambda: fastopt.SGD([{"params": endless()}]), TypeError, "params[0]['params'][0] is a number of type int"),
         (lambda: fastopt.SGD({"w": endless()}), TypeError, "params['w'] is of type"),
-        (lambda: fastopt.global_norm(endless()), TypeError, "arrays[0] is of type int"),
+        (lambda: fastopt.global_norm(endless()), TypeError, "arrays[0] is a number of type int"),
         (lambda: opt.load_state_dict({**saved, "param_groups": endless()}), ValueError, "state_dict has more groups"),
     ]:
         with nothing_written(p), raising(error, words):

@@ -280,7 +280,7 @@ def test_bad_input_of_the_norm():
         ([good, np.broadcast_to(1.0, 3)], ValueError, "grads[1] is read-only"),
         ([good, np.lib.stride_tricks.as_strided(np.ones(1), (3,), (0,))], ValueError, "grads[1] has several elements"),
         ([None], TypeError, "grads[0] is None"),
-        (3.0, TypeError, "grads is of type float"),
+        (3.0, TypeError, "grads is a number of type float"),
         ([], ValueError, "grads is empty"),
     ]
     for grads, error, words in cases:
