@@ -35,7 +35,7 @@
  *             outside the range of float. grad_scale = 1 leaves the gradient as it is.
  * Steps       `step` counts from 1. It is a double so that it can count to 2^53; it must be whole.
  * Threads     All functions may be called from several threads at once on distinct buffers, models and groups (in whose
- *             structures the library keeps what it needs during a call).
+ *             structures the library keeps what it needs during a call, and which settings it has found to be right).
  * Symbols     All names begin with fastopt_. -DFASTOPT_NAMESPACE=mine_, for the library and for its callers, makes that
  *             mine_fastopt_ in the objects, so that two copies fit into one program; the source stays as it is.
  *             -DFASTOPT_API= with -fvisibility=hidden makes nothing visible outside a shared library.

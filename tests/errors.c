@@ -117,9 +117,15 @@ static void expect(int code, int group, int tensor, const char *name, const char
     expect_from(fastopt_step, code, group, tensor, name, words);
 }
 
+/* At the first step, and after one that was right, of which the core remembers that it was. */
 #define CASE(breaking, code, group, tensor, name, words) \
     do { \
         make(); \
+        breaking; \
+        expect(code, group, tensor, name, words); \
+        make(); \
+        MUST(fastopt_step(&s.model) == FASTOPT_OK); \
+        set_numbers(); \
         breaking; \
         expect(code, group, tensor, name, words); \
     } while (0)
@@ -252,6 +258,43 @@ static void of_ranges(void)
          "sgd: lr of group 0 must be a finite number >= 0, got nan");
     MUST(try_hyper("sgd", FASTOPT_F32, "dampening", 1.0) == FASTOPT_OK);
     MUST(try_hyper("sgd", FASTOPT_F64, "dampening", nextafter(1.0, 2.0)) == FASTOPT_ERR_HYPER - FASTOPT_SGD_DAMPENING);
+}
+
+/* What was right is remembered with the rule, the type and the options that it was right for. */
+static void of_what_was_right_for_others(void)
+{
+    static double many[N];
+    float few[N] = {0};
+
+    make();
+    s.groups[1].tensors[0].n = s.groups[1].tensors[1].n = 0;
+    MUST(fastopt_set(&s.groups[1], "eps", 1e-60) == FASTOPT_OK); /* which float does not hold */
+    MUST(fastopt_step(&s.model) == FASTOPT_OK);
+    s.groups[1].type = FASTOPT_F32;
+    MUST(fastopt_step(&s.model) == FASTOPT_ERR_HYPER - FASTOPT_ADAM_EPS);
+    s.groups[1].type = FASTOPT_F64;
+    MUST(fastopt_step(&s.model) == FASTOPT_OK);
+    s.groups[1].options = 1u << 20;
+    MUST(fastopt_step(&s.model) == FASTOPT_ERR_OPTION);
+    s.groups[1].options = FASTOPT_MAXIMIZE;
+    MUST(fastopt_step(&s.model) == FASTOPT_OK);
+    for (int i = 0; i < 3; i++) {
+        static const double counts[] = {1.5, 0.0, NAN};
+        MUST(fastopt_set(&s.groups[1], "step", counts[i]) == FASTOPT_OK);
+        MUST(fastopt_step(&s.model) == FASTOPT_ERR_HYPER - FASTOPT_ADAM_STEP);
+    }
+    make();
+    s.groups[0].count = 1;
+    s.tensors[0][0].state[0] = many; /* and the buffers that the hyperparameters call for */
+    MUST(fastopt_set(&s.groups[0], "momentum", 0.5) == FASTOPT_OK && fastopt_step(&s.model) == FASTOPT_OK);
+    s.tensors[0][0].state[0] = NULL;
+    MUST(fastopt_step(&s.model) == FASTOPT_ERR_BUFFER);
+    MUST(fastopt_set(&s.groups[0], "momentum", 0.0) == FASTOPT_OK && fastopt_step(&s.model) == FASTOPT_OK);
+    MUST(fastopt_set(&s.groups[0], "momentum", 0.5) == FASTOPT_OK && fastopt_step(&s.model) == FASTOPT_ERR_BUFFER);
+    s.tensors[0][0].state[0] = few;
+    MUST(fastopt_step(&s.model) == FASTOPT_OK);
+    s.tensors[1][0].state[1] = s.tensors[1][1].state[1] = NULL; /* each group needs its own */
+    MUST(fastopt_step(&s.model) == FASTOPT_ERR_BUFFER && s.model.error.group == 1);
 }
 
 /* One rule's hyperparameters in another's place; a wrong one in the last group leaves the first as it was. */
@@ -691,6 +734,7 @@ int main(int argc, char **argv)
     of_groups();
     of_hyperparameters();
     of_ranges();
+    of_what_was_right_for_others();
     of_what_has_no_meaning();
     of_tensors();
     of_layouts();
