@@ -582,30 +582,7 @@ static void of_setting(void)
 
 /* ---- The functions of the rules. ---- */
 
-typedef int rule_function(size_t n, void *p, const void *g, void *const *state, const double *hyper, unsigned options);
-
-#define FLOATS(name) float *name = state[i++];
-#define DOUBLES(name) double *name = state[i++];
-#define NUMBER(name) const double name = hyper[h++];
-#define FASTOPT_RULE(rule, required, states, hypers, taken) \
-    static int call_##rule##_f32(size_t n, void *p, const void *g, void *const *state, const double *hyper, \
-                                 unsigned options) \
-    { \
-        int i = 0, h = 0; \
-        EACH(FLOATS, states) \
-        EACH(NUMBER, hypers) \
-        return fastopt_##rule##_f32(n, p, g, EACH_UNWRAP states, EACH_UNWRAP hypers, options); \
-    } \
-    static int call_##rule##_f64(size_t n, void *p, const void *g, void *const *state, const double *hyper, \
-                                 unsigned options) \
-    { \
-        int i = 0, h = 0; \
-        EACH(DOUBLES, states) \
-        EACH(NUMBER, hypers) \
-        return fastopt_##rule##_f64(n, p, g, EACH_UNWRAP states, EACH_UNWRAP hypers, options); \
-    }
-#include "rules.def"
-#undef FASTOPT_RULE
+#include "functions.h"
 
 static rule_function *const functions[][2] = {
 #define FASTOPT_RULE(rule, required, states, hypers, taken) {call_##rule##_f32, call_##rule##_f64},

@@ -71,30 +71,7 @@ enum {
 #undef FASTOPT_HYPER
 };
 
-typedef int rule_function(size_t n, void *p, const void *g, void *const *state, const double *hyper, unsigned options);
-
-#define FLOATS(name) float *name = state[s++];
-#define DOUBLES(name) double *name = state[s++];
-#define NUMBER(name) const double name = hyper[h++];
-#define FASTOPT_RULE(rule, required, states, hypers, taken) \
-    static int call_##rule##_f32(size_t n, void *p, const void *g, void *const *state, const double *hyper, \
-                                 unsigned options) \
-    { \
-        int s = 0, h = 0; \
-        EACH(FLOATS, states) \
-        EACH(NUMBER, hypers) \
-        return fastopt_##rule##_f32(n, p, g, EACH_UNWRAP states, EACH_UNWRAP hypers, options); \
-    } \
-    static int call_##rule##_f64(size_t n, void *p, const void *g, void *const *state, const double *hyper, \
-                                 unsigned options) \
-    { \
-        int s = 0, h = 0; \
-        EACH(DOUBLES, states) \
-        EACH(NUMBER, hypers) \
-        return fastopt_##rule##_f64(n, p, g, EACH_UNWRAP states, EACH_UNWRAP hypers, options); \
-    }
-#include "rules.def"
-#undef FASTOPT_RULE
+#include "functions.h"
 
 #define ONE(name) + 1
 #define RANGE(name) RANGE_OF_##name,
