@@ -7,8 +7,13 @@ from dataclasses import dataclass, field
 import ml_dtypes
 import numpy as np
 
+import fastopt
 from fastopt import Adam, available_isas, kernels, reference
 from fastopt._core import RULES
+
+# The optimizers' classes, and for each state buffer that is not always there what calls for it.
+CLASSES = [cls for cls in vars(fastopt).values() if isinstance(cls, type) and hasattr(cls, "rule")]
+CALLS_FOR = {state: name for rule in RULES.values() for state, name in rule.needed_by.items()}
 
 DTYPES = [np.float32, np.float64]
 STORED = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]  # what a gradient may be

@@ -10,12 +10,11 @@ import weakref
 
 import numpy as np
 import pytest
-from common import DTYPES, assert_same_bits, random_tensor
+from common import CLASSES, DTYPES, assert_same_bits, random_tensor
 
 import fastopt
 from fastopt._core import RULES
 
-CLASSES = [cls for cls in vars(fastopt).values() if isinstance(cls, type) and hasattr(cls, "rule")]
 SHAPES = [(3, 4), (), (0, 2), (17,)]
 
 

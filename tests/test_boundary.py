@@ -14,13 +14,12 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from common import DTYPES, VARIANTS, assert_same_bits
+from common import CLASSES, DTYPES, VARIANTS, assert_same_bits
 
 import fastopt
 from fastopt._core import RULES
 
 N = 6
-OPTIMIZERS = [cls for cls in vars(fastopt).values() if isinstance(cls, type) and hasattr(cls, "rule")]
 
 
 def tensor(dtype=np.float32, start=1.0):
@@ -97,11 +96,11 @@ class Engine:
 @pytest.fixture
 def engine(kernel):
     """The optimizer of the kernel's rule: the same bad input must fail at both doors."""
-    return Engine(next(cls for cls in OPTIMIZERS if cls.rule == kernel.variant.rule))
+    return Engine(next(cls for cls in CLASSES if cls.rule == kernel.variant.rule))
 
 
 def test_there_is_an_optimizer_for_every_rule():
-    assert {cls.rule for cls in OPTIMIZERS} == set(RULES)
+    assert {cls.rule for cls in CLASSES} == set(RULES)
 
 
 # ---- Element types. ----
@@ -330,7 +329,7 @@ def test_each_element_in_a_place_of_its_own_will_do(kernel):
         memory = np.linspace(1, 2, 30).astype(np.float32)
         p = np.lib.stride_tricks.as_strided(memory[10:], shape, [4 * step for step in steps])
         expected = p.copy()
-        type_of = next(cls for cls in OPTIMIZERS if cls.rule == kernel.variant.rule)
+        type_of = next(cls for cls in CLASSES if cls.rule == kernel.variant.rule)
         type_of([p]).step([np.ones(shape)])
         type_of([expected]).step([np.ones(shape, np.float32)])
         assert_same_bits(p.copy(), expected)
@@ -388,7 +387,7 @@ def test_neighbours_do_not_overlap(kernel):
         assert_same_bits(found, wanted)
 
 
-@pytest.mark.parametrize("cls", OPTIMIZERS)
+@pytest.mark.parametrize("cls", CLASSES)
 def test_overlap_across_tensors(cls):
     memory = np.linspace(1, 2, 3 * N)
     a, b = memory[:N], memory[N : 2 * N]
@@ -425,7 +424,7 @@ def test_an_empty_view_overlaps_nothing():
 # ---- Structure. ----
 
 
-@pytest.mark.parametrize("cls", OPTIMIZERS)
+@pytest.mark.parametrize("cls", CLASSES)
 def test_structure_of_gradients(cls):
     def one():
         return tensor(np.float64)
@@ -466,7 +465,7 @@ def test_structure_of_gradients(cls):
     assert [state["step"] for state in opt.state.values()] == [0, 0]
 
 
-@pytest.mark.parametrize("cls", OPTIMIZERS)
+@pytest.mark.parametrize("cls", CLASSES)
 def test_structure_of_params(cls):
     for empty in ([], {}, [{"params": []}], ()):
         with raising(ValueError, "empty"):
@@ -483,7 +482,7 @@ def test_structure_of_params(cls):
 
 def test_zero_dimensions_and_no_elements():
     for dtype in DTYPES:
-        for cls in OPTIMIZERS:
+        for cls in CLASSES:
             scalar, empty = np.array(1.0, dtype), np.empty((3, 0), dtype)
             opt = cls([scalar, empty])
             opt.step([np.array(0.5, dtype), np.empty((3, 0), dtype)])
@@ -584,7 +583,7 @@ def test_kernels_need_the_buffers_that_their_hyperparameters_need():
         fastopt.SGD(p, nesterov=True)
 
 
-@pytest.mark.parametrize("cls", OPTIMIZERS)
+@pytest.mark.parametrize("cls", CLASSES)
 def test_hyperparameters_of_optimizers(cls):
     p = tensor()
     opt = cls([{"params": p}, {"params": tensor(np.float64)}])
@@ -675,7 +674,7 @@ class Pretending:
     __class__ = property(lambda self: np.ndarray)
 
 
-@pytest.mark.parametrize("cls", OPTIMIZERS)
+@pytest.mark.parametrize("cls", CLASSES)
 def test_errors_of_numbers_are_those_that_are_promised(cls):
     """Not OverflowError, not what a value's own code raises, nothing that is as long as the value."""
     p, g = tensor(), tensor()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import LAYOUTS, assert_same_bits, laid
+from common import CLASSES, LAYOUTS, assert_same_bits, laid
 
 import fastopt
 from fastopt import checkpoint
@@ -35,9 +35,7 @@ MAKERS = {
     "Adam with AMSGrad": {"amsgrad": True, "betas": (0.8, 0.99), "maximize": True},
     "AdamW": {"lr": 0.1},
 }
-MAKERS |= {
-    name: {} for name, cls in vars(fastopt).items() if hasattr(cls, "rule") and name not in (*MAKERS, "Optimizer")
-}
+MAKERS |= {cls.__name__: {} for cls in CLASSES if cls.__name__ not in MAKERS}
 
 
 def make(name, params):

@@ -5,13 +5,12 @@ import math
 
 import numpy as np
 import pytest
-from common import DTYPES, assert_same_bits, random_tensor
+from common import CLASSES, DTYPES, assert_same_bits, random_tensor
 
 import fastopt
 from fastopt import reference
 from fastopt._core import RULES
 
-CLASSES = [cls for cls in vars(fastopt).values() if isinstance(cls, type) and hasattr(cls, "rule")]
 # Within a vector, over several of the blocks between whose step and zeroing a gradient stays in the cache, and more
 # elements than are worth a thread.
 SIZES = {"small": [5, 1, 0, 17], "blocks": [2047, 2048, 2049, 6000, 3], "threads": [150_000, 7, 90_001]}

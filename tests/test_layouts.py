@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from common import (
+    CLASSES,
     DTYPES,
     ISAS,
     LAYOUTS,
@@ -32,7 +33,6 @@ import fastopt
 from fastopt import reference
 from fastopt._core import RULES
 
-CLASSES = [cls for cls in vars(fastopt).values() if isinstance(cls, type) and hasattr(cls, "rule")]
 every_class = pytest.mark.parametrize("cls", CLASSES)
 every_stored = pytest.mark.parametrize("stored", STORED, ids=lambda dtype: np.dtype(dtype).name)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)

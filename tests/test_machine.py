@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import DTYPES, LAYOUTS, STORED, assert_same_bits, laid, random_tensor
+from common import CALLS_FOR, CLASSES, DTYPES, LAYOUTS, STORED, assert_same_bits, laid, random_tensor
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -33,8 +33,6 @@ import fastopt
 from fastopt import reference
 from fastopt._core import RULES
 
-CLASSES = [cls for cls in (getattr(fastopt, name) for name in fastopt.__all__) if hasattr(cls, "rule")]
-OPTIONAL = {"momentum_buffer": "momentum", "grad_avg": "centered", "max_exp_avg_sq": "amsgrad"}
 EXAMPLES, FEW, STEPS = 150, 25, 25
 
 # In the suite always the same; the profile `fuzz`, which conftest.py registers, is random and has its own number.
@@ -158,7 +156,7 @@ class Model:
 
     def used(self, i):
         for slot, name in enumerate(self.rule.states):
-            if slot < self.rule.required_states or self.of(i)[OPTIONAL[name]]:
+            if slot < self.rule.required_states or self.of(i)[CALLS_FOR[name]]:
                 yield name
 
     def call_for_buffers(self):

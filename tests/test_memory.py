@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common import CLASSES
 
 import fastopt
 from fastopt._core import RULES
 
-CLASSES = [cls for cls in vars(fastopt).values() if isinstance(cls, type) and hasattr(cls, "rule")]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, which only Linux has")
 
 # Every option that brings a state buffer.

@@ -6,13 +6,12 @@ import threading
 
 import numpy as np
 import pytest
-from common import DTYPES, assert_same_bits, random_tensor
+from common import CALLS_FOR, CLASSES, DTYPES, assert_same_bits, random_tensor
 
 import fastopt
 from fastopt import reference
 from fastopt._core import RULES
 
-CLASSES = [cls for cls in vars(fastopt).values() if isinstance(cls, type) and hasattr(cls, "rule")]
 every_class = pytest.mark.parametrize("cls", CLASSES)
 
 # Each class with settings that switch on every optional buffer and switch in some combination.
@@ -56,11 +55,10 @@ class Model:
         self.rule = RULES[cls.rule]
         self.params = [p.copy() for p in params]
         self.hypers = {key: value for key, value in hypers.items() if key not in ("initial_accumulator_value",)}
-        wanted = {"momentum_buffer": "momentum", "grad_avg": "centered", "max_exp_avg_sq": "amsgrad"}
         names = [
             name
             for slot, name in enumerate(self.rule.states)
-            if slot < self.rule.required_states or hypers.get(wanted[name])
+            if slot < self.rule.required_states or hypers.get(CALLS_FOR[name])
         ]
         start = hypers.get("initial_accumulator_value", 0.0)
         self.states = [{name: np.full_like(p, start) for name in names} for p in self.params]

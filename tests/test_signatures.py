@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common import CLASSES
 
 import fastopt
 from fastopt import clipping, kernels, optimizers, reference
 from fastopt._core import RULES
 
 HEADER = Path(__file__).parents[1] / "csrc/fastopt_rules.h"
-CLASSES = [getattr(fastopt, name) for name in fastopt.__all__ if inspect.isclass(getattr(fastopt, name))]
-CLASSES = [cls for cls in CLASSES if issubclass(cls, fastopt.Optimizer) and cls is not fastopt.Optimizer]
 
 # The specification: what each class takes and what it does when nothing is said, in order. All take `maximize=False`
 # and `threads=None` too. Names and values are torch.optim's, where it has them.

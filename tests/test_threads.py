@@ -13,13 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import DTYPES, LARGE, VARIANTS, assert_same_bits, model, random_tensor, three_steps
+from common import CALLS_FOR, CLASSES, DTYPES, LARGE, VARIANTS, assert_same_bits, model, random_tensor, three_steps
 
 import fastopt
 from fastopt._core import RULES
 from fastopt.threads import cgroup_quotas
-
-CLASSES = [cls for cls in vars(fastopt).values() if isinstance(cls, type) and hasattr(cls, "rule")]
 
 
 @pytest.fixture(autouse=True)
@@ -52,10 +50,8 @@ MODELS = {
 def test_any_cut_gives_the_bits_of_the_reference(variant, name):
     """Any number of threads, more than there are cores too, and steps that find the pool asleep or awake."""
     cls = next(cls for cls in CLASSES if cls.rule == variant.rule)
-    wanted = {"momentum_buffer": {"momentum": 0.9}, "grad_avg": {"centered": True}, "max_exp_avg_sq": {"amsgrad": True}}
-    hypers = {}
-    for state in variant.states[RULES[variant.rule].required_states :]:
-        hypers |= wanted[state]
+    called_for = [CALLS_FOR[state] for state in variant.states[RULES[variant.rule].required_states :]]
+    hypers = {name: 0.9 if name == "momentum" else True for name in called_for}
     rng = np.random.default_rng(len(name))
     start = [random_tensor(rng, n, DTYPES[i % 2 if name == "mixed" else 0]) for i, n in enumerate(MODELS[name])]
     grads = [[random_tensor(rng, p.size, p.dtype) for p in start] for _ in range(2)]
