@@ -116,16 +116,17 @@ static int fail_option(fastopt_model *model, size_t k, unsigned options)
 static int is_checked(const fastopt_group *group)
 {
     const fastopt_plan *plan = (const fastopt_plan *)(const void *)group->scratch;
-    const fastopt_rule_row *row;
-    int counts;
+    const double *hyper = group->hyper;
+    int changed = 0;
 
     if (plan->checked != FASTOPT_CHECKED || plan->rule != group->rule || plan->type != group->type ||
         plan->options != group->options)
         return 0;
-    row = &fastopt_rules[group->rule];
-    counts = row->range[0] == RANGE_count;
-    return !memcmp(&plan->hyper[counts], &group->hyper[counts], sizeof plan->hyper - (size_t)counts * sizeof *plan->hyper) &&
-           (!counts || (in_bounds(fastopt_range_bounds[RANGE_count][0], group->hyper[0]) && !is_broken_count(group->hyper[0])));
+    for (int i = 1; i < FASTOPT_MAX_HYPERS; i++)
+        changed |= plan->hyper[i] != hyper[i]; /* both zeros are in all ranges that one of them is in */
+    if (fastopt_rules[group->rule].range[0] == RANGE_count)
+        return !changed && in_bounds(fastopt_range_bounds[RANGE_count][0], hyper[0]) && !is_broken_count(hyper[0]);
+    return !changed && plan->hyper[0] == hyper[0];
 }
 
 static int check_settings(fastopt_model *model, size_t k)
