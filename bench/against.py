@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help="only the paths with one of these in their names")
     parser.add_argument("--turns", type=int, default=TURNS, help=f"of each path, at least 2; default: {TURNS}")
     parser.add_argument("--large", action="store_true", help="also a step of 30 million elements")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     console = Console(width=None if sys.stdout.isatty() else 120)
     with console.status("building"):
         other = built(arguments.rev)
