@@ -72,7 +72,7 @@ cdef class Rule:
     options : dict of str to int
         Its switches and their bits.
     columns : dict of str to int
-        The places of the hyperparameters in `hypers`.
+        The places in `hypers` of those that the groups of an optimizer have; of the two `betas` that of the first.
     numbers : dict of str to int
         Of those that Python's users set one by one, and that call for no state buffer.
     """
@@ -132,12 +132,12 @@ cdef _read_table():
             info.states[j].name.decode(): info.states[j].needed_by.decode()
             for j in range(info.state_count) if info.states[j].needed_by != NULL
         }
-        rule.columns = {name: j for j, name in enumerate(rule.hypers)}
-        calling = rule.needed_by.values()
-        rule.numbers = {
-            name: j for name, j in rule.columns.items()
-            if name not in calling and name not in ("step", "beta1", "beta2", "grad_scale")
+        rule.columns = {
+            "betas" if name == "beta1" else name: j for j, name in enumerate(rule.hypers)
+            if name not in ("step", "beta2", "grad_scale")
         }
+        calling = ("betas", *rule.needed_by.values())
+        rule.numbers = {name: j for name, j in rule.columns.items() if name not in calling}
         table[rule.name] = rule
         i += 1
 

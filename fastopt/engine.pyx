@@ -312,11 +312,10 @@ cdef class Engine:
         """A hyperparameter of a group by its name."""
         cdef fastopt_group *group = &self.model.groups[self.first_run[k]]
         column = self.rule.columns.get(name)
+        if column is not None and name == "betas":
+            return group.hyper[<Py_ssize_t>column], group.hyper[<Py_ssize_t>column + 1]
         if column is not None:
             return group.hyper[<Py_ssize_t>column]
-        if name == "betas":
-            column = self.rule.columns["beta1"]
-            return group.hyper[<Py_ssize_t>column], group.hyper[<Py_ssize_t>column + 1]
         bit = self.rule.options.get(name)
         if bit is not None:
             return bool(group.options & <unsigned>bit)

@@ -217,6 +217,18 @@ def test_a_number_out_of_its_range_is_the_same_error_as_ever_and_changes_nothing
             assert repr([dict(group) for group in opt.param_groups]) == repr(before)
 
 
+@every_class
+def test_a_group_has_the_keys_that_it_lists_and_no_others(cls):
+    group = cls([np.ones(2)]).param_groups[0]
+    for key in {"params", "betas", "step", "grad_scale", "beta1", "beta2", "none such", *RULES[cls.rule].hypers}:
+        assert (key in group) == (key in list(group)), key
+        if key not in list(group):
+            with pytest.raises(KeyError, match=f"'{key}'"):
+                _ = group[key]
+            with pytest.raises(KeyError, match=f"'{key}' is no hyperparameter"):
+                group[key] = 0.5
+
+
 def test_a_number_that_an_option_forbids_is_an_error():
     opt = fastopt.SGD(np.ones(2), momentum=0.5, nesterov=True)
     with pytest.raises(ValueError, match="nesterov needs momentum > 0 and dampening = 0"):
