@@ -42,8 +42,8 @@ double sqrt(double) __attribute__((const));
 #endif
 
 /*
- * What the files of the core call in each other, hidden from everyone else (static where they are one file), and how data
- * that one of them has is declared in the others.
+ * What the files of the core call in each other, hidden from everyone else (static where they are one file), and how
+ * data that one of them has is declared in the others.
  */
 #ifdef FASTOPT_INTERNAL
 #define FASTOPT_INTERNAL_DATA FASTOPT_INTERNAL
@@ -90,7 +90,10 @@ typedef int32_t fastopt_four_places __attribute__((vector_size(16)));
 #define FASTOPT_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (fastopt_four_places){__VA_ARGS__})
 #endif
 
-/* Moves four rows of four floats; they become four columns. Strides are in bytes. GCC finds no vectors in a plain loop. */
+/*
+ * Moves four rows of four floats, which become four columns. Strides are in bytes. It is written in vectors because GCC
+ * does not find them in a plain loop.
+ */
 ALWAYS_INLINE void fastopt_transpose(const char *from, ptrdiff_t from_stride, char *to, ptrdiff_t to_stride)
 {
     fastopt_four in[4];
@@ -98,8 +101,10 @@ ALWAYS_INLINE void fastopt_transpose(const char *from, ptrdiff_t from_stride, ch
     for (int i = 0; i < 4; i++)
         memcpy(&in[i], from + i * from_stride, sizeof in[i]);
     {
-        const fastopt_four low[2] = {FASTOPT_SHUFFLE(in[0], in[1], 0, 4, 1, 5), FASTOPT_SHUFFLE(in[2], in[3], 0, 4, 1, 5)};
-        const fastopt_four high[2] = {FASTOPT_SHUFFLE(in[0], in[1], 2, 6, 3, 7), FASTOPT_SHUFFLE(in[2], in[3], 2, 6, 3, 7)};
+        const fastopt_four low[2] = {
+            FASTOPT_SHUFFLE(in[0], in[1], 0, 4, 1, 5), FASTOPT_SHUFFLE(in[2], in[3], 0, 4, 1, 5)};
+        const fastopt_four high[2] = {
+            FASTOPT_SHUFFLE(in[0], in[1], 2, 6, 3, 7), FASTOPT_SHUFFLE(in[2], in[3], 2, 6, 3, 7)};
         const fastopt_four out[4] = {
             FASTOPT_SHUFFLE(low[0], low[1], 0, 1, 4, 5), FASTOPT_SHUFFLE(low[0], low[1], 2, 3, 6, 7),
             FASTOPT_SHUFFLE(high[0], high[1], 0, 1, 4, 5), FASTOPT_SHUFFLE(high[0], high[1], 2, 3, 6, 7)};
