@@ -48,7 +48,7 @@ if atheris is not None and "--plain" not in sys.argv and __name__ == "__main__":
 else:
     import fastopt
 from fastopt import reference
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 CLASSES = [cls for cls in (getattr(fastopt, name) for name in fastopt.__all__) if hasattr(cls, "rule")]
 PART = 2000  # inputs that a process is given at once
@@ -515,7 +515,7 @@ def act(case):
 
 def new(case):
     s = case.s
-    hypers = {s.pick(case.cls._hypers()): s.pick(NUMBERS)()} if s.one_in(4) else {}
+    hypers = {s.pick([*case.cls._hypers()]): s.pick(NUMBERS)()} if s.one_in(4) else {}
     made = case.cls(case.nonsense(), **hypers)
     for p in made.params:
         if p.dtype not in (np.float32, np.float64) or not (p.flags.aligned and p.flags.writeable and apart(p)):
@@ -543,7 +543,7 @@ def as_reference(case, grads, extras):
     """What the reference makes of parameters and state, and the norm it returns."""
     opt = case.opt
     params = [np.array(p, order="C") for p in opt.params]
-    states = [[None if b is None else np.array(b, order="C") for b in buffers] for buffers in opt._slots]
+    states = [[None if b is None else np.array(b, order="C") for b in buffers] for buffers in opt._buffers()]
     groups = [group for group in opt.param_groups for _ in group["params"]]
     grads = in_float(grads, params)
     function = getattr(reference, case.cls.rule)
@@ -604,7 +604,7 @@ def right(case):
     for p, wanted in zip(case.opt.params, params, strict=True):
         if not same_bits(p, wanted):
             raise Finding(f"a parameter is {p}, but the reference has {wanted}")
-    for buffers, wanted in zip(case.opt._slots, states, strict=True):
+    for buffers, wanted in zip(case.opt._buffers(), states, strict=True):
         if not all(same_bits(a, b) for a, b in zip(buffers, wanted, strict=True) if a is not None):
             raise Finding("a state buffer is not the reference's")
     for g, old in zip(grads, before, strict=True):

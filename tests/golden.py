@@ -15,7 +15,7 @@ from commands import run_well
 from common import VARIANTS, Variant
 
 from fastopt import reference
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 ROOT = Path(__file__).resolve().parents[1]
 CSRC = ROOT / "csrc"

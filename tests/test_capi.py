@@ -12,7 +12,7 @@ from common import DTYPES, ISAS, VARIANTS, assert_same_bits, random_tensor
 
 import fastopt
 from fastopt import capi
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 REAL = {np.float32: ctypes.c_float, np.float64: ctypes.c_double}
 SUFFIX = {np.float32: "f32", np.float64: "f64"}

@@ -12,7 +12,7 @@ from common import DTYPES, VARIANTS, assert_same_bits, random_tensor
 from test_embedding import CSRC, STRICT, build_core
 
 from fastopt import kernels
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 N = 37
 COUNTING = [rule for rule in RULES if "step" in RULES[rule].hypers]

@@ -11,7 +11,7 @@ from commands import run_well as run
 from common import ISAS, Variant
 from golden import CSRC, GOLDEN, build, golden, rule_cases
 
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 pytestmark = pytest.mark.core
 

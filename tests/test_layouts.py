@@ -31,7 +31,7 @@ from common import (
 
 import fastopt
 from fastopt import reference
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 every_class = pytest.mark.parametrize("cls", CLASSES)
 every_stored = pytest.mark.parametrize("stored", STORED, ids=lambda dtype: np.dtype(dtype).name)

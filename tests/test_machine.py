@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 
 import fastopt
 from fastopt import reference
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 EXAMPLES, FEW, STEPS = 150, 25, 25
 
@@ -588,7 +588,7 @@ class Machine(RuleBasedStateMachine):
     @rule(which=which, data=st.data(), bad=st.sampled_from(INVALID), last_group=st.booleans())
     def set_bad_hyperparameter(self, which, data, bad, last_group):
         pair = self.pair(which)
-        name = data.draw(st.sampled_from(pair.opt._hypers()), "name")
+        name = data.draw(st.sampled_from([*pair.opt._hypers()]), "name")
         use = pair.opt.param_groups[-1].update if last_group else lambda change: setattr(pair.opt, name, bad)
         with pytest.raises((TypeError, ValueError)) as caught:
             use({name: bad})
@@ -622,7 +622,7 @@ class Machine(RuleBasedStateMachine):
     @rule(into=which, source=which)
     def load(self, into, source):
         pair, other = self.pair(into), self.pair(source)
-        fits = pair.opt._hypers() == other.opt._hypers() and pair.model.rule.states == other.model.rule.states
+        fits = [*pair.opt._hypers()] == [*other.opt._hypers()] and pair.model.rule.states == other.model.rule.states
         if fits and pair.model.cls._kept:
             fits = pair.model.values[0]["at_lookahead"] == other.model.values[0]["at_lookahead"]
         saved = other.opt.state_dict()

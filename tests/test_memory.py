@@ -13,7 +13,7 @@ import pytest
 from common import CLASSES
 
 import fastopt
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, which only Linux has")
 
@@ -24,7 +24,7 @@ ALL |= {name: {"amsgrad": True} for name in ("Adam", "AdamW")}
 
 def buffers(opt):
     """The state arrays of an optimizer, in order, straight from where they are kept."""
-    return [buffer for slots in opt._slots for buffer in slots if buffer is not None]
+    return [buffer for slots in opt._buffers() for buffer in slots if buffer is not None]
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -10,7 +10,7 @@ from common import CALLS_FOR, CLASSES, DTYPES, assert_same_bits, random_tensor
 
 import fastopt
 from fastopt import reference
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 every_class = pytest.mark.parametrize("cls", CLASSES)
 
@@ -471,7 +471,7 @@ def test_loading_keeps_the_buffers_in_place():
     saved = opt.state_dict()
     saved["state"][0]["exp_avg"] += 1
     opt.load_state_dict(saved)
-    assert opt.state["w"]["exp_avg"] is buffer
+    assert np.shares_memory(opt.state["w"]["exp_avg"], buffer)
     assert_same_bits(buffer, saved["state"][0]["exp_avg"])
     saved["state"][0]["exp_avg"] += 1
     assert not np.array_equal(buffer, saved["state"][0]["exp_avg"])
@@ -629,7 +629,7 @@ def test_two_threads_that_set_hyperparameters_do_not_mix_them():
 
     opt.lr = Slow()
     assert len(refused) == 1
-    assert "busy in another thread" in refused[0]
+    assert "already in use" in refused[0]
     assert (opt.lr, opt.momentum) == (0.25, 0.0)
     opt.momentum = 0.5
     assert (opt.lr, opt.momentum) == (0.25, 0.5)
@@ -719,12 +719,12 @@ def test_lookahead_loses_no_step_of_another_thread():
     """What it puts back is what the arrays held once no other thread could step any more."""
 
     class Watched(fastopt.NAG):
-        def _held(self, reason=None, **how):
+        def _exclusive(self, reason=None, **how):
             if reason:
                 thread = threading.Thread(target=self.step, args=([np.ones(2)],))
                 thread.start()
                 thread.join()
-            return super()._held(reason, **how)
+            return super()._exclusive(reason, **how)
 
     p = np.ones(2)
     opt = Watched([p], lr=0.5)

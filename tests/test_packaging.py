@@ -13,7 +13,7 @@ from commands import clean_environment, run, run_well
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-COMPILED = ["_core", "capi", "clipping", "engine", "kernels", "memoryviews"]
+COMPILED = [path.stem for path in (ROOT / "fastopt").glob("*.pyx")]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from common import CLASSES
 
 import fastopt
 from fastopt import clipping, kernels, optimizers, reference
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 HEADER = Path(__file__).parents[1] / "csrc/fastopt_rules.h"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fastopt import capi
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 COMPILERS = [compiler for compiler in ("gcc", "clang") if shutil.which(compiler)]
