@@ -24,7 +24,7 @@ def files(rules: Table) -> dict[str, str]:
         "fastopt/memoryviews.pyx": memoryviews(rules),
         "fastopt/memoryviews.pyi": memoryviews_stub(),
         "fastopt/arguments.py": arguments(rules),
-        "tests/interface.txt": interface.text(rules),
+        "tests/core/interface.txt": interface.text(rules),
     }
 
 

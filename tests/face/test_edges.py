@@ -6,10 +6,9 @@ import platform
 
 import numpy as np
 import pytest
-from commands import compiler
+from commands import CSRC, STRICT, build_core, compiler
 from commands import run_well as run
 from common import DTYPES, VARIANTS, assert_same_bits, random_tensor
-from test_embedding import CSRC, STRICT, build_core
 
 from fastopt import kernels
 from fastopt._core import RULES

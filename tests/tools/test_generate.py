@@ -1,12 +1,10 @@
 """What repeats the table of rules is what tools/generate.py writes, and a table that is none is refused with words."""
 
 import sys
-from pathlib import Path
 
 import pytest
-from commands import compiler
+from commands import ROOT, compiler
 
-ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "csrc" / "rules.toml"
 
 
@@ -32,7 +30,7 @@ def test_whole_files_say_that_they_are_generated(tools, generated):
     rules = tools["table"].read()
     parts = tools["emit_python"].parts(rules)
     whole = generated.keys() - parts.keys()
-    assert {"csrc/fastopt_rules.h", "fastopt/kernels.pyx", "fastopt/arguments.py", "tests/interface.txt"} <= whole
+    assert {"csrc/fastopt_rules.h", "fastopt/kernels.pyx", "fastopt/arguments.py", "tests/core/interface.txt"} <= whole
     for path in whole:
         head = generated[path].splitlines()[:3]
         assert any("enerated by tools/generate.py from csrc/rules.toml" in line for line in head), path

@@ -7,8 +7,6 @@ import pytest
 from commands import compiler, run, run_well
 from common import VARIANTS
 
-pytestmark = pytest.mark.core
-
 # The sanitizers stop at the first error; each comes with every K-th case.
 ADDRESS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 INTEGER = ["-O1", "-g", "-fsanitize=integer,function", "-fno-sanitize-recover=all"]

@@ -11,27 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import STRICT, compiler
+from commands import CSRC, STRICT, build_core, compiler
 from commands import run_well as run
 from common import DRAWS, ISAS, VARIANTS
 
 from fastopt import reference
 from fastopt._core import RULES
 
-pytestmark = [pytest.mark.core, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
-CSRC = Path(__file__).parents[1] / "csrc"
 SOURCES = sorted(CSRC.glob("*.c"))
 NATIVE = ["-O3", "-march=native"]
 TYPES = {"f32": ("float", np.float32, "f"), "f64": ("double", np.float64, "")}
 N = 37
 STEPS = 3
-
-
-def build_core(cc, flags, folder):
-    """Objects of the core, built in `folder` as `cc -O3 -c csrc/*.c` builds them."""
-    run(cc, *flags, "-c", *SOURCES, cwd=folder)
-    return [folder / f"{path.stem}.o" for path in SOURCES]
 
 
 def literals(array, end):

@@ -1,10 +1,10 @@
 """Runs all that is too long for the suite, and says in one table what was tried, how many cases, and what failed.
 
-    python audit/run.py                    # everything: an hour or two
-    python audit/run.py --only fuzz guided # some parts, --list names them
+    python tools/audit/run.py                    # everything: an hour or two
+    python tools/audit/run.py --only fuzz guided # some parts, --list names them
 
-The output of each part is in build/audit, and so is what it found. The table, also in audit/RESULTS.md, is of all parts
-as they were run last; under it stands of each when that was, and on which commit.
+The output of each part is in build/audit, and so is what it found. The table, also in tools/audit/RESULTS.md, is of all
+parts as they were run last; under it stands of each when that was, and on which commit.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from rich.table import Table
 
 import fastopt
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build/audit"
-RESULTS = ROOT / "audit/RESULTS.md"
+RESULTS = ROOT / "tools/audit/RESULTS.md"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 INPUTS = 1_000_000
 JOBS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -103,7 +103,7 @@ def pytest(name: str, what: str, *command: str, **environment: str) -> Part:
 
 
 def parts() -> list[Part]:
-    python, fuzz = sys.executable, str(ROOT / "fuzz/fuzz_boundary.py")
+    python, fuzz = sys.executable, str(ROOT / "tests/fuzz/fuzz_boundary.py")
     suites = [
         pytest(
             f"python-{version}",
@@ -117,7 +117,7 @@ def parts() -> list[Part]:
         pytest(
             "core",
             "tests of the C core, emulated processors included",
-            *(python, "-m", "pytest", "-m", "core"),
+            *(python, "-m", "pytest", "tests/core"),
             FASTOPT_TEST_ARCH="1",
         ),
         *suites,
@@ -131,7 +131,7 @@ def parts() -> list[Part]:
         pytest(
             "machine",
             "state machine, new sequences",
-            *(python, "-m", "pytest", "tests/test_machine.py", "-m", "slow", "--hypothesis-profile=fuzz"),
+            *(python, "-m", "pytest", "tests/face/test_machine.py", "-m", "slow", "--hypothesis-profile=fuzz"),
             FUZZ_EXAMPLES="1000",
         ),
         Part("coverage", ["make", "coverage"], lines),
@@ -147,7 +147,7 @@ def present_commit() -> str:
     name = git("rev-parse", "--short=10", "HEAD").stdout.strip()
     if not name:
         return f"of version {fastopt.__version__}"
-    changed = git("diff", "--quiet", "HEAD", "--", ".", ":!audit/RESULTS.md").returncode != 0
+    changed = git("diff", "--quiet", "HEAD", "--", ".", ":!tools/audit/RESULTS.md").returncode != 0
     return f"{name} with changes" if changed else name
 
 

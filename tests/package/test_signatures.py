@@ -2,17 +2,17 @@
 
 import inspect
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import CSRC
 from common import CLASSES
 
 import fastopt
 from fastopt import clipping, kernels, optimizers, reference
 from fastopt._core import RULES
 
-HEADER = Path(__file__).parents[1] / "csrc/fastopt_rules.h"
+HEADER = CSRC / "fastopt_rules.h"
 
 # The specification: what each class takes and what it does when nothing is said, in order. All take `maximize=False`
 # and `threads=None` too. Names and values are torch.optim's, where it has them.

@@ -1,25 +1,28 @@
 """Writes `golden.txt` from the NumPy reference: what `golden.c` must print on every machine.
 
-Run it as `python tests/golden.py` after a new rule or a new case; where no case has changed, no line may. The functions
-are those of `golden.c`, under the same names and in the same order; what they do is said there.
+Run it as `python tests/core/golden.py` after a new rule or a new case; where no case has changed, no line may. The
+functions are those of `golden.c`, under the same names and in the same order; what they do is said there.
 """
 
 import math
 import re
+import sys
 from functools import cache
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-from commands import run_well
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for Python started with this file as its program
+
+from commands import CSRC, run_well
 from common import VARIANTS, Variant
 
 from fastopt import reference
 from fastopt._core import RULES
 
-ROOT = Path(__file__).resolve().parents[1]
-CSRC = ROOT / "csrc"
-GOLDEN = ROOT / "tests" / "golden.txt"
+HERE = Path(__file__).resolve().parent
+GOLDEN = HERE / "golden.txt"
 
 STEPS, MODEL_STEPS, TENSORS, LARGE = 20, 3, 3, 150000
 SIZES = [0, 1, 7, 64, 301]
@@ -32,7 +35,7 @@ TYPES = [
     (np.uint16, np.uint16, 7),
 ]
 NAMES = ["f32", "f64", "f16", "bf16"]
-RANGES = dict(re.findall(r"FASTOPT_HYPER\((\w+), (\w+)\)\n", (ROOT / "tests/rules.def").read_text(encoding="utf-8")))
+RANGES = dict(re.findall(r"FASTOPT_HYPER\((\w+), (\w+)\)\n", (HERE / "rules.def").read_text(encoding="utf-8")))
 
 
 # ---- Inputs. ----
@@ -407,7 +410,7 @@ def golden():
 
 def build(compile, folder, *, csrc=CSRC):
     """golden.c and the core, compiled by this command with its flags."""
-    sources = [ROOT / "tests" / "golden.c", *sorted(csrc.glob("*.c"))]
+    sources = [HERE / "golden.c", *sorted(csrc.glob("*.c"))]
     run_well(*compile, "-I", csrc, *sources, "-pthread", "-o", folder / "golden")
     return folder / "golden"
 

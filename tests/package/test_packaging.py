@@ -5,14 +5,12 @@ import sys
 import tarfile
 import zipfile
 from email.parser import HeaderParser
-from pathlib import Path
 
 import pytest
-from commands import clean_environment, run, run_well
+from commands import ROOT, clean_environment, run, run_well
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
 COMPILED = ["_core", "capi", "clipping", "engine", "kernels", "memoryviews"]
 
 

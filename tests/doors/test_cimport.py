@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import clean_environment, compiler, run_well
+from commands import CSRC, clean_environment, compiler, run_well
 from common import assert_same_bits
 
 import fastopt
 from fastopt import reference
 from fastopt._core import RULES
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = Path(fastopt.__file__).parents[1]
 
 SETUP = """
@@ -208,7 +207,7 @@ def table():
 
 @pytest.fixture(scope="module")
 def model(compiled):
-    return imported(compiled("model", MODEL, headers=ROOT / "csrc"))
+    return imported(compiled("model", MODEL, headers=CSRC))
 
 
 def matrices(shape=(5, 3)):

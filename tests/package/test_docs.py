@@ -4,10 +4,10 @@ import doctest
 import inspect
 import re
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import ROOT
 
 import fastopt
 from fastopt import kernels, reference
@@ -15,7 +15,6 @@ from fastopt._core import RULES
 from fastopt.engine import Engine
 from fastopt.optimizer import Hyper
 
-ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md"]
 
 
@@ -208,7 +207,7 @@ def test_its_links_and_paths_exist(page):
     paths = [
         word
         for word in words
-        if re.fullmatch(r"(csrc|examples|fastopt|tests|bench)/[\w./*]*", word) and "NAME" not in word
+        if re.fullmatch(r"(csrc|examples|fastopt|tests|bench|tools)/[\w./*]*", word) and "NAME" not in word
     ]
     assert links + paths
     for path in links + paths:

@@ -3,11 +3,10 @@
 import ctypes
 import re
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import run_well
+from commands import ROOT, run_well
 from common import DTYPES, ISAS, VARIANTS, assert_same_bits, random_tensor
 
 import fastopt
@@ -111,7 +110,7 @@ def test_a_model_without_groups_and_errors_in_words():
 
 def sizes():
     """Of the structures, as the record has them."""
-    record = (Path(__file__).parent / "interface.txt").read_text(encoding="utf-8")
+    record = (ROOT / "tests/core/interface.txt").read_text(encoding="utf-8")
     return {name: int(size) for name, size in re.findall(r"^fastopt_(\w+): (\d+)$", record, re.MULTILINE)}
 
 

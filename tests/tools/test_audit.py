@@ -2,12 +2,10 @@
 
 import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
-from commands import run_well
+from commands import ROOT, run_well
 
-ROOT = Path(__file__).parents[1]
 SUITE = """
 from hypothesis import given, strategies
 @given(strategies.integers())
@@ -23,7 +21,7 @@ def test_counts_too(record_property):
 @pytest.fixture
 def audit(tmp_path, monkeypatch, capsys):
     """Runs the parts that are made of these, in an empty folder; the exit status, and what is printed and written."""
-    spec = importlib.util.spec_from_file_location("audit_run", ROOT / "audit/run.py")
+    spec = importlib.util.spec_from_file_location("audit_run", ROOT / "tools/audit/run.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "audit_run", module)
     spec.loader.exec_module(module)
@@ -64,7 +62,7 @@ def suite(tmp_path, name, text):
 
 
 def nonsense(module):
-    target = ROOT / "fuzz/fuzz_boundary.py"
+    target = ROOT / "tests/fuzz/fuzz_boundary.py"
     command = [sys.executable, str(target), "--plain", "--runs=20", "--seed=1"]
     return module.Part("fuzz", command, module.tally("inputs"))
 
@@ -102,7 +100,7 @@ def test_a_command_that_fails_or_says_nothing_is_a_failure(audit, code):
 
 
 def test_the_parts_are_named():
-    printed = run_well(sys.executable, ROOT / "audit/run.py", "--list")
+    printed = run_well(sys.executable, ROOT / "tools/audit/run.py", "--list")
     names = [line.partition(":")[0] for line in printed.splitlines()]
     assert {"core", "python-3.12", "nehalem", "fuzz", "guided", "machine", "coverage"} <= {*names}
     assert "--runs=1000000" in printed

@@ -2,16 +2,14 @@
 
 import importlib.util
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import run_well
+from commands import ROOT, run_well
 
 import fastopt
 
-ROOT = Path(__file__).parents[1]
-TARGET = ROOT / "fuzz/fuzz_boundary.py"
+TARGET = ROOT / "tests/fuzz/fuzz_boundary.py"
 
 
 @pytest.fixture(scope="module")

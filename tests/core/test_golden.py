@@ -6,14 +6,12 @@ import re
 import shutil
 
 import pytest
-from commands import STRICT, compiler
+from commands import CSRC, STRICT, compiler
 from commands import run_well as run
 from common import ISAS, Variant
-from golden import CSRC, GOLDEN, build, golden, rule_cases
+from golden import GOLDEN, build, golden, rule_cases
 
 from fastopt._core import RULES
-
-pytestmark = pytest.mark.core
 
 WITH_SUMS = "|".join(name for name, rule in RULES.items() if rule.sums)
 LEVELS = ["-O0", "-O2", "-O3", "-O3 -march=native"]
@@ -28,7 +26,7 @@ def assert_golden(printed):
 
 
 def test_it_is_what_the_reference_gives():
-    """When a case was added: `python tests/golden.py`. When a number has changed, the promise is broken."""
+    """When a case was added: `python tests/core/golden.py`. When a number has changed, the promise is broken."""
     assert_golden(golden())
 
 

@@ -5,7 +5,7 @@ import os
 import pytest
 from commands import run
 
-pytestmark = [pytest.mark.core, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 THREAD = ["-O1", "-g", "-fsanitize=thread"]
 ADDRESS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]

@@ -10,12 +10,12 @@ import shutil
 import sys
 
 import pytest
-from commands import STRICT, run_well
+from commands import ROOT, STRICT, run_well
 from common import VARIANTS
-from golden import ROOT, build
+from golden import build
 from test_golden import assert_golden
 
-pytestmark = [pytest.mark.core, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 # What runs or compiles, and the Debian packages that have it.
 TOOLS = {
@@ -104,7 +104,7 @@ def test_it_prints_golden(command, shows, machine, program, tried):
 # The same functions through Python, and what a machine is found to have.
 PYTHON = """
 import sys
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "tests/core"]
 from common import Variant
 from golden import GOLDEN, rule_cases
 import fastopt

@@ -1,8 +1,8 @@
 """Throws structured nonsense at everything that takes arrays, hyperparameters or a state_dict.
 
-    python fuzz/fuzz_boundary.py                             # under atheris, led by coverage, where it is installed
-    python fuzz/fuzz_boundary.py --plain --runs N --seed S   # at random, with NumPy alone; --jobs for more processes
-    python fuzz/fuzz_boundary.py --plain --seed S --only I   # one input of those again
+    python tests/fuzz/fuzz_boundary.py              # under atheris, led by coverage, where it is installed
+    ... --plain --runs N --seed S                   # at random, with NumPy alone; --jobs for more processes
+    ... --plain --seed S --only I                   # one input of those again
 
 Each input makes an optimizer, uses it with arguments of which some are nonsense, and holds the outcome against what the
 docs promise: gradients of every type and layout that is taken, beside parameters of any layout, make of them the bits

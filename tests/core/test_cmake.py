@@ -3,17 +3,15 @@
 import os
 import re
 import shutil
-from pathlib import Path
 
 import pytest
-from commands import compiler
+from commands import CSRC, compiler
 from commands import run_well as run
 
 import fastopt
 
-pytestmark = [pytest.mark.core, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
-CSRC = Path(__file__).parents[1] / "csrc"
 SOURCES = sorted(CSRC.glob("*.c"))
 USE = '#include "fastopt.h"\n#include <stdio.h>\nint main(void)\n{\n    return puts(fastopt_version()) < 0;\n}\n'
 PROJECT = """

@@ -7,19 +7,17 @@ import re
 import shutil
 import subprocess
 from collections import defaultdict
-from pathlib import Path
 
 import pytest
+from commands import CSRC
 
 from fastopt import capi
 from fastopt._core import RULES
 
-CSRC = Path(__file__).resolve().parent.parent / "csrc"
 COMPILERS = [compiler for compiler in ("gcc", "clang") if shutil.which(compiler)]
 WIDTHS = {"baseline": "xmm", "avx2": "ymm", "avx512": "zmm"}
 
 pytestmark = [
-    pytest.mark.core,
     pytest.mark.skipif(
         platform.machine() not in ("x86_64", "AMD64"),
         reason="reads x86-64 assembly; on other machines compare speed with `make bench`",

@@ -5,8 +5,6 @@ import os
 import pytest
 from commands import run_well
 
-pytestmark = pytest.mark.core
-
 SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 COMPILERS = [("gcc", ["-O3"]), *(pytest.param(name, SANITIZED, marks=pytest.mark.slow) for name in ("gcc", "clang"))]
 

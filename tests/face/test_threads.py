@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import ROOT
 from common import CALLS_FOR, CLASSES, DTYPES, LARGE, VARIANTS, assert_same_bits, model, random_tensor, three_steps
 
 import fastopt
@@ -33,6 +34,9 @@ def python(code, timeout=60, **environment):
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, timeout=timeout
     )
 
+
+# What Python that is started here needs to import this file and what it imports.
+PATHS = os.pathsep.join(map(str, [ROOT / "tests", Path(__file__).parent]))
 
 # ---- The same bits. ----
 
@@ -264,7 +268,7 @@ assert t.wait_for(child) == 0
 opt.step(g)
 assert p.tobytes() == t.after_steps(1)
 """
-    found = python(code, PYTHONPATH=str(Path(__file__).parent))  # in a process that has no workers yet
+    found = python(code, PYTHONPATH=PATHS)  # in a process that has no workers yet
     assert found.returncode == 0, found.stderr
     p, g, opt = model()
     opt.step(g)
@@ -327,7 +331,7 @@ for turn in range(10):
         sys.exit()
     assert os.waitpid(child, 0)[1] == 0
 """
-    found = python(code, PYTHONPATH=str(Path(__file__).parent), PYTHONWARNINGS="ignore::DeprecationWarning")
+    found = python(code, PYTHONPATH=PATHS, PYTHONWARNINGS="ignore::DeprecationWarning")
     assert found.stdout.split() == ["3"] * 10, found.stderr
 
 

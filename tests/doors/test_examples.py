@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import clean_environment, run, run_well
+from commands import ROOT, clean_environment, run, run_well
 from common import assert_same_bits
 
 from fastopt import reference
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted(path.parent.name for path in ROOT.glob("examples/*/README.md"))
 TOOLS = [
     "cmake",

@@ -6,19 +6,16 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from commands import compiler, run, run_well
+from commands import ROOT, compiler, run, run_well
 
 from fastopt import capi, memoryviews
 
-pytestmark = pytest.mark.core
-
-ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "csrc"
 RECORD = Path(__file__).with_name("interface.txt")
 SECTIONS = ["symbols", "prototypes", "declarations", "capsule", "cython", "memoryviews", "values", "layouts"]
 
 UNLIKE = """
-What was built is not what the section [{section}] of tests/interface.txt says.
+What was built is not what the section [{section}] of tests/core/interface.txt says.
 Only in the record:
 {gone}
 Only in what was built:
