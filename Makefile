@@ -9,7 +9,8 @@ WORKERS ?= 2
 FUZZ_EXAMPLES ?= 1000
 AMALGAMATION ?= build/amalgamation
 AUDIT ?=
-NEHALEM := $(addprefix tests/face/test_,parity extras textbook optimizers boundary bind minibatches isa) tests/package/test_signatures
+NEHALEM := $(addprefix tests/face/test_,parity extras textbook optimizers boundary bind minibatches isa) \
+	tests/package/test_signatures
 
 SOURCES := setup.py pyproject.toml $(shell find csrc fastopt -name '*.[chd]*' -o -name '*.p*x*' -o -name '*.pxd')
 
@@ -60,7 +61,7 @@ COVERED := build/coverage
 coverage: $(VENV)/.installed-coverage ## count the lines of csrc/ and of the Cython modules that the tests execute
 	rm -rf $(COVERED)
 	mkdir -p $(COVERED)
-	tar -c --exclude='*.so' --exclude=__pycache__ csrc fastopt tests bench examples tools *.* LICENSE Makefile | tar -x -C $(COVERED)
+	tar -c --exclude='*.so' --exclude=__pycache__ $$(sed -nE 's/^(graft|include) //p' MANIFEST.in) | tar -x -C $(COVERED)
 	cd $(COVERED) && export PATH="$(abspath $(VENV))/bin:$$PATH" FASTOPT_COVERAGE=1 PYTHONPATH="$$PWD" && \
 		python setup.py -q build_ext --inplace && \
 		coverage run -m pytest --basetemp=tests-tmp $(ARGS); coverage combine -q; \
@@ -68,7 +69,8 @@ coverage: $(VENV)/.installed-coverage ## count the lines of csrc/ and of the Cyt
 		gcovr --merge-mode-functions=separate --merge-lines --gcov-suspicious-hits-threshold=0 \
 		--filter csrc/ --txt --json-summary csrc.json --fail-under-line=100 . && exit $$cython
 
-# Some minutes of each; ARGS are for tests/fuzz/fuzz_boundary.py (--help), FUZZ_EXAMPLES says how many sequences of uses.
+# Some minutes of each; ARGS are for tests/fuzz/fuzz_boundary.py (--help), and FUZZ_EXAMPLES says how many sequences of
+# uses.
 fuzz: $(VENV)/.installed-fuzz ## look for errors at random, some minutes
 	$(VENV)/bin/python tests/fuzz/fuzz_boundary.py $(ARGS)
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(VENV)/bin/pytest tests/face/test_machine.py -m slow --hypothesis-profile=fuzz \

@@ -32,6 +32,12 @@ def compiler(name):
     return path
 
 
+def listed_in_manifest():
+    """The folders and files of the top level that are the sources; MANIFEST.in is their only list."""
+    lines = [line.split() for line in (ROOT / "MANIFEST.in").read_text(encoding="utf-8").splitlines()]
+    return [ROOT / name for line in lines if line[0] in ("graft", "include") for name in line[1:]]
+
+
 def build_core(cc, flags, folder):
     """Objects of the core, built in `folder` as `cc -O3 -c csrc/*.c` builds them."""
     sources = sorted(CSRC.glob("*.c"))

@@ -6,24 +6,11 @@ import sys
 
 import hypothesis
 import pytest
-from commands import CSRC, ROOT, build_core, clean_environment, compiler, run, run_well
+from commands import CSRC, ROOT, build_core, clean_environment, compiler, listed_in_manifest, run, run_well
 from common import ISAS
 
 import fastopt
 
-FOLDERS = ["bench", "csrc", "examples", "fastopt", "tests", "tools"]
-FILES = [
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    "LICENSE",
-    "MANIFEST.in",
-    "Makefile",
-    "README.md",
-    "SECURITY.md",
-    "noxfile.py",
-    "pyproject.toml",
-    "setup.py",
-]
 # What builds and runs leave in a working folder. The copy that is packed gets some of each, so that it is seen to stay
 # behind.
 LEFT_BEHIND = ["__pycache__", "*.py[cod]", "*.so", "*.o", "*.egg-info", "build", "dist"]
@@ -94,11 +81,13 @@ def tools():
 def sources(tmp_path_factory):
     """A copy of the sources, and the names of its files."""
     copy = tmp_path_factory.mktemp("sources") / "fastopt"
+    copy.mkdir()
     ignore = shutil.ignore_patterns(*LEFT_BEHIND)
-    for folder in FOLDERS:
-        shutil.copytree(ROOT / folder, copy / folder, ignore=ignore)
-    for name in FILES:
-        shutil.copy(ROOT / name, copy / name)
+    for path in listed_in_manifest():
+        if path.is_dir():
+            shutil.copytree(path, copy / path.name, ignore=ignore)
+        else:
+            shutil.copy(path, copy / path.name)
     names = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
     for name in JUNK:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)

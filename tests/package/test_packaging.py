@@ -7,7 +7,7 @@ import zipfile
 from email.parser import HeaderParser
 
 import pytest
-from commands import ROOT, clean_environment, run, run_well
+from commands import ROOT, clean_environment, listed_in_manifest, run, run_well
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +44,15 @@ def test_the_copy_has_what_the_build_and_the_contract_need(sources):
         "tests/common.py",
     } <= names
     assert {f"fastopt/{name}.{suffix}" for name in COMPILED for suffix in ("pyx", "pyi")} <= names
+
+
+def test_the_manifest_lists_all_that_git_tracks():
+    """An sdist, in which this may run too, has no repository."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs the repository")
+    tracked = run_well("git", "ls-files", "-z", cwd=ROOT).split("\0")
+    top = {name.partition("/")[0] for name in tracked if not name.startswith(".")} - {""}
+    assert top == {path.name for path in listed_in_manifest()}
 
 
 def test_the_sdist_holds_the_sources_and_nothing_else(archives, sources, version):
