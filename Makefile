@@ -9,8 +9,8 @@ WORKERS ?= 2
 FUZZ_EXAMPLES ?= 1000
 AMALGAMATION ?= build/amalgamation
 AUDIT ?=
-NEHALEM := $(addprefix tests/face/test_,parity extras textbook optimizers boundary bind minibatches isa) \
-	tests/package/test_signatures
+NEHALEM := $(patsubst %,tests/face/test_%.py,parity extras textbook optimizers bind minibatches isa) tests/face/boundary \
+	tests/package/test_signatures.py
 
 SOURCES := setup.py pyproject.toml $(shell find csrc fastopt -name '*.[chd]*' -o -name '*.p*x*' -o -name '*.pxd')
 
@@ -42,7 +42,7 @@ test-arch: $(VENV)/.installed-$(EXTRAS) ## the core on emulated processors, or w
 # Left out: tests that compile or start other programs, which would run on this processor, that measure memory or time,
 # and norms of millions of elements.
 test-nehalem: $(VENV)/.installed-$(EXTRAS) ## the tests of the arithmetic on an x86-64 processor without AVX, in many minutes
-	qemu-x86_64 -cpu Nehalem $(VENV)/bin/python -m pytest -p no:cacheprovider $(NEHALEM:=.py) \
+	qemu-x86_64 -cpu Nehalem $(VENV)/bin/python -m pytest -p no:cacheprovider $(NEHALEM) \
 		-k 'not 17000003 and not widest and not empty_environment' $(ARGS)
 
 # `make bench BENCH_EXTRAS=bench,peers` installs what fastopt is compared with; ARGS are for bench/run.py (--help).
