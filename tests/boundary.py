@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from common import VARIANTS
+from common import VARIANTS, by_table, paired
 
 from fastopt._core import RULES
 
@@ -94,8 +94,5 @@ def needed_states(kernel):
 
 
 def changed(arguments, name, value):
-    if name == "beta1":
-        return {**arguments, "betas": (value, arguments["betas"][1])}
-    if name == "beta2":
-        return {**arguments, "betas": (arguments["betas"][0], value)}
-    return {**arguments, name: value}
+    """A kernel's arguments with another value of this hyperparameter of the table."""
+    return paired({**by_table(arguments), name: value})

@@ -15,6 +15,33 @@ from fastopt._core import RULES
 CLASSES = [cls for cls in vars(fastopt).values() if isinstance(cls, type) and hasattr(cls, "rule")]
 CALLS_FOR = {state: name for rule in RULES.values() for state, name in rule.needed_by.items()}
 
+
+def calling_for(rule, states):
+    """Hyperparameters of an optimizer that bring it these state buffers, of those that are not always there."""
+    called = [name for state, name in RULES[rule].needed_by.items() if state in states]
+    return {name: 0.9 if name == "momentum" else True for name in called}
+
+
+EVERY_STATE = {cls: calling_for(cls.rule, RULES[cls.rule].states) for cls in CLASSES}
+
+
+def paired(hypers):
+    """The table's hyperparameters as Python has them: `beta1` and `beta2` are the pair `betas`."""
+    found = {}
+    for name, value in hypers.items():
+        if name == "beta1":
+            found["betas"] = (value, hypers["beta2"])
+        elif name != "beta2":
+            found[name] = value
+    return found
+
+
+def by_table(arguments):
+    """The opposite of `paired`."""
+    pair = dict(zip(("beta1", "beta2"), arguments.get("betas", ()), strict=False))
+    return {name: value for name, value in arguments.items() if name != "betas"} | pair
+
+
 DTYPES = [np.float32, np.float64]
 STORED = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]  # what a gradient may be
 ISAS = available_isas()
@@ -49,9 +76,7 @@ class Variant:
 
     def arguments(self, hypers, step):
         """Keyword arguments of the kernel from hyperparameters by the table's names."""
-        hypers = {name: hypers[name] for name in RULES[self.rule].hypers if name != "step"}
-        if "beta1" in hypers:
-            hypers["betas"] = (hypers.pop("beta1"), hypers.pop("beta2"))
+        hypers = paired({name: hypers[name] for name in RULES[self.rule].hypers if name != "step"})
         if "momentum" in hypers and "momentum_buffer" not in self.states:
             hypers["momentum"] = 0.0
         if self.options.get("nesterov"):

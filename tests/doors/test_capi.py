@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from commands import ROOT, run_well
-from common import DTYPES, ISAS, VARIANTS, assert_same_bits, random_tensor
+from common import DTYPES, ISAS, VARIANTS, assert_same_bits, by_table, random_tensor
 
 import fastopt
 from fastopt import capi
@@ -57,7 +57,7 @@ def test_a_rule_gives_the_bits_of_the_reference(variant, dtype, door):
     for step in (1, 2, 3):
         g, arguments = random_tensor(rng, 37, dtype), variant.draw(rng, step)
         variant.reference(expected, g, expected_states, arguments)
-        values = {**arguments, **dict(zip(("beta1", "beta2"), arguments.get("betas", ()), strict=False))}
+        values = by_table(arguments)
         assert call(p, g, map(buffers.get, table.states), [values[name] for name in table.hypers], options) == 0
     for found, right in zip([p, *states], [expected, *expected_states], strict=True):
         assert_same_bits(found, right, str(variant))

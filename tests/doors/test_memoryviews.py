@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import clean_environment, run_well
-from common import DTYPES, VARIANTS, assert_same_bits, random_tensor
+from common import DTYPES, VARIANTS, assert_same_bits, by_table, random_tensor
 
 import fastopt
 from fastopt._core import RULES
@@ -83,7 +83,7 @@ def test_a_rule_gives_the_bits_of_the_reference(variant, dtype, doors):
     for step in (1, 2, 3):
         g, arguments = random_tensor(rng, 37, dtype), variant.draw(rng, step)
         variant.reference(expected, g, expected_states, arguments)
-        values = {**arguments, **dict(zip(("beta1", "beta2"), arguments.get("betas", ()), strict=False))}
+        values = by_table(arguments)
         g.flags.writeable = False
         given = [buffers.get(name) for name in table.states]
         assert call(p, g, *given, *(values[name] for name in table.hypers), options) == 0

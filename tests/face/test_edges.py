@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from commands import CSRC, STRICT, build_core, compiler
 from commands import run_well as run
-from common import DTYPES, VARIANTS, assert_same_bits, random_tensor
+from common import DTYPES, VARIANTS, assert_same_bits, paired, random_tensor
 
 from fastopt import kernels
 from fastopt._core import RULES
@@ -100,9 +100,7 @@ def test_the_ends_of_every_range(rule, dtype):
     for name in table.hypers:
         within, ends = RANGES[KINDS[name]]
         for value in {x for end in ends for x in (math.nextafter(end, -math.inf), end, math.nextafter(end, math.inf))}:
-            hypers = {**good, name: float(value)}
-            if "beta1" in hypers:
-                hypers["betas"] = (hypers.pop("beta1"), hypers.pop("beta2"))
+            hypers = paired({**good, name: float(value)})
             arrays = [np.ones(3, dtype) for _ in range(2 + len(table.states))]
             states = dict(zip(table.states, arrays[2:], strict=True))
             with np.errstate(all="ignore"):

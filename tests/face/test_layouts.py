@@ -18,6 +18,7 @@ import pytest
 from common import (
     CLASSES,
     DTYPES,
+    EVERY_STATE,
     ISAS,
     LAYOUTS,
     STORED,
@@ -229,11 +230,6 @@ class Twin:
                 assert_same_bits(np.array(found[name], order="C"), array, name)
 
 
-# Every optional state buffer, and none.
-OPTIONS = {"SGD": {"momentum": 0.9}, "RMSprop": {"momentum": 0.9, "centered": True}}
-OPTIONS |= {name: {"amsgrad": True} for name in ("Adam", "AdamW")}
-
-
 def model(cls, shapes, seed, threads=1, structure=list, **hypers):
     """An optimizer of parameters of both types and all layouts, and the layouts."""
     rng = np.random.default_rng(seed)
@@ -277,7 +273,7 @@ SMALL = [(5, 7), (), (3, 0), (2, 3, 4), (130,), (37, 12), (6, 5)]
 @every_class
 def test_steps(cls, hypers, structure):
     """Fresh gradients at each step, of other types and layouts than before; then the same, bound."""
-    hypers = OPTIONS.get(cls.__name__, {"weight_decay": 0.1}) if hypers else {}
+    hypers = (EVERY_STATE[cls] or {"weight_decay": 0.1}) if hypers else {}
     opt, layouts = model(cls, SMALL, len(cls.__name__), structure=structure, **hypers)
     twin, rng = Twin(opt), np.random.default_rng(4)
     for extras in EXTRAS:

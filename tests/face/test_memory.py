@@ -10,16 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import CLASSES
+from common import CLASSES, EVERY_STATE
 
 import fastopt
 from fastopt._core import RULES
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, which only Linux has")
-
-# Every option that brings a state buffer.
-ALL = {"SGD": {"momentum": 0.9}, "RMSprop": {"momentum": 0.9, "centered": True}}
-ALL |= {name: {"amsgrad": True} for name in ("Adam", "AdamW")}
 
 
 def buffers(opt):
@@ -31,7 +27,7 @@ def buffers(opt):
 def test_one_arena_on_cache_lines(cls):
     shapes = [(3, 5), (), (1000,), (0,), (7, 7, 7)]
     params = [np.ones(shape, (np.float32, np.float64)[i % 2]) for i, shape in enumerate(shapes)]
-    opt = cls(params, **ALL.get(cls.__name__, {}))
+    opt = cls(params, **EVERY_STATE[cls])
     found = buffers(opt)
     slots = len(RULES[cls.rule].states)
     assert len(found) == slots * len(shapes)

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from commands import CSRC
-from common import CLASSES
+from common import CLASSES, paired
 
 import fastopt
 from fastopt import clipping, kernels, optimizers, reference
@@ -56,11 +56,6 @@ PROTOTYPES = prototypes()
 def defaults(function):
     parameters = inspect.signature(function).parameters.values()
     return {each.name: each.default for each in parameters if each.default is not each.empty}
-
-
-def python_names(hypers):
-    """The table's names of hyperparameters as Python has them: the two betas are a pair."""
-    return ["betas" if name == "beta1" else name for name in hypers if name != "beta2"]
 
 
 def test_all_have_the_same_rules():
@@ -124,8 +119,8 @@ def test_the_kernel_has_the_tables_arguments(rule):
     assert keywords[: len(optional)] == list(optional)
     assert all(parameters[name].default is None for name in optional)
     rest = keywords[len(optional) :]
-    assert sorted(rest) == sorted([*python_names(table.hypers), *table.options])
-    assert [name for name in rest if name not in table.options] == python_names(table.hypers)
+    assert sorted(rest) == sorted([*paired(dict.fromkeys(table.hypers)), *table.options])
+    assert [name for name in rest if name not in table.options] == [*paired(dict.fromkeys(table.hypers))]
     assert all(parameters[name].default is False for name in table.options)
     assert parameters["grad_scale"].default == 1.0
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from boundary import N, changed, kernel_hypers, nothing_written, raising, tensor
-from common import CLASSES
+from common import CLASSES, by_table
 
 import fastopt
 from fastopt._core import RULES
@@ -92,11 +92,11 @@ def test_hyperparameters_of_optimizers(cls):
     opt = cls([{"params": p}, {"params": tensor(np.float64)}])
     for key in cls._hypers():
         good = opt.param_groups[0][key]
-        inner = ["beta1", "beta2"] if key == "betas" else [key]
+        inner = by_table({key: good})
         for name in inner:
             only_in_float64 = [ONLY_IN_FLOAT32[name]] if name in ONLY_IN_FLOAT32 else []
             for value in [*OUT_OF_RANGE.get(name, []), *only_in_float64, *ROUND_TO_0.get(name, ())]:
-                bad = {"beta1": (value, 0.9), "beta2": (0.9, value)}.get(name, value)
+                bad = changed({key: good}, name, value)[key]
                 with nothing_written(p), raising(ValueError, spoken(name), "must be"):
                     setattr(opt, key, bad)
                 with raising(ValueError, spoken(name)):
