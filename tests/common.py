@@ -177,6 +177,19 @@ def assert_same_bits(found, expected, what=""):
         )
 
 
+def assert_same_as_reference(opt, model):
+    """An optimizer is what its `reference.Optimizer` is: parameters, hyperparameters, step counts and state buffers."""
+    for i, (found, expected) in enumerate(zip(opt.params, model.params, strict=True)):
+        assert_same_bits(found, expected, f"parameter {i}")
+    for group, expected in zip(opt.param_groups, model.param_groups, strict=True):
+        assert {**group, "params": None} == {**expected, "params": None}
+    for i, (state, expected) in enumerate(zip(opt.state.values(), model.state, strict=True)):
+        assert state.keys() == expected.keys(), (i, state.keys(), expected.keys())
+        assert state["step"] == expected["step"]
+        for name in expected.keys() - {"step"}:
+            assert_same_bits(state[name], expected[name], f"{name} of parameter {i}")
+
+
 # ---- A model for several threads. Here, where processes that are started anew can import it. ----
 
 LARGE = 1_000_000  # elements that are worth several threads

@@ -372,16 +372,14 @@ def expected_of_model():
         rows = [(np.arange(n, dtype=np.uint64) * 7919 + seed * 104729) % 2001 for n in sizes]
         return [(row.astype(np.float64) / 1000.0 - 1.0).astype(dtype) for row, dtype in zip(rows, types, strict=True)]
 
-    params, grads = numbers(1), numbers(2)
-    states = [[np.zeros_like(p), np.zeros_like(p)] for p in params]
-    norm = 0.5 * reference.global_norm(grads)
-    scale = 0.5 * (20.0 / (norm + 1e-6))
+    grads = numbers(2)
+    model = reference.Optimizer("adam", numbers(1), lr=1e-2, weight_decay=0.1)
     lines = []
-    for step in (1, 2, 3):
-        for p, g, state in zip(params, grads, states, strict=True):
-            reference.adam(p, g, *state, step=step, lr=1e-2, weight_decay=0.1, grad_scale=scale)
-        arrays = [a for p, g, state in zip(params, grads, states, strict=True) for a in (p, g, *state)]
-        lines.append((fnv(arrays), float(norm).hex()))
+    for _ in range(3):
+        norm = model.step(grads, grad_scale=0.5, max_norm=20.0)
+        tensors = zip(model.params, grads, model.state, strict=True)
+        arrays = [a for p, g, state in tensors for a in (p, g, state["exp_avg"], state["exp_avg_sq"])]
+        lines.append((fnv(arrays), norm.hex()))
     return lines
 
 

@@ -250,6 +250,14 @@ def test_clipping_alone(sizes, isa):
         assert fastopt.global_norm(grads) <= max_norm * (1 + 1e-6)
 
 
+def test_the_reference_leaves_numpys_warnings_as_they_were():
+    """Also where its functions call each other."""
+    before = np.geterr()
+    reference.clip_grad_norm([np.array([np.inf])], 1.0)
+    reference.Optimizer("lamb", [np.ones(2)]).step([np.full(2, np.inf)], max_norm=1.0)
+    assert np.geterr() == before
+
+
 def test_clipping_begins_at_the_norm_less_a_millionth():
     """As in PyTorch: the factor is max_norm / (norm + 1e-6) wherever that is less than 1."""
     for max_norm, factor in ((5.0, 5.0 / 5.000001), (5.0000005, 5.0000005 / 5.000001), (5.000001, 1.0), (6.0, 1.0)):

@@ -5,7 +5,6 @@ The reference gets contiguous copies, converted by NumPy. What lies in the gaps 
 
 import copy
 import ctypes
-import inspect
 import itertools
 import math
 import struct
@@ -23,6 +22,7 @@ from common import (
     LAYOUTS,
     STORED,
     VARIANTS,
+    assert_same_as_reference,
     assert_same_bits,
     laid,
     memory_of,
@@ -180,54 +180,17 @@ def test_large_with_every_instruction_set(isa):
 # ---- Many tensors: step, bind, and what they can do besides. ----
 
 
-class Twin:
-    """An optimizer's parameters and state as contiguous arrays, which the reference steps."""
+def twin_of(opt):
+    """The reference's optimizer at the start, with contiguous copies of the parameters."""
+    groups = [{**group, "params": [np.array(p, order="C") for p in group["params"]]} for group in opt.param_groups]
+    return reference.Optimizer(opt.rule, groups)
 
-    def __init__(self, opt):
-        self.opt = opt
-        self.arrays = [np.array(p, order="C") for p in opt.params]
-        self.states = [{} for _ in self.arrays]
-        self.steps = 0
 
-    def step(self, grads, grad_scale=1.0, max_norm=None, skip_nonfinite=False):
-        grads = [converted(g, p.dtype) for g, p in zip(grads, self.arrays, strict=True)]
-        norm, factor = None, grad_scale
-        if max_norm is not None or skip_nonfinite:
-            norm = abs(grad_scale) * reference.global_norm(grads)
-            if skip_nonfinite and not math.isfinite(norm):
-                return norm
-            if max_norm is not None and not norm + 1e-6 <= max_norm:
-                factor = grad_scale * (max_norm / (norm + 1e-6))
-        rule = RULES[self.opt.rule]
-        self.steps += 1
-        function = getattr(reference, rule.name)
-        taken = inspect.signature(function).parameters
-        for p, g, states, group in zip(self.arrays, grads, self.states, self.groups(), strict=True):
-            for name in rule.states:
-                if self.uses(name, group):
-                    states.setdefault(name, np.zeros_like(p))
-            hypers = {key: value for key, value in group.items() if key in taken}
-            counted = {"step": self.steps} if "step" in rule.hypers else {}
-            function(p, g, **states, **hypers, **counted, grad_scale=factor)
-        return norm
-
-    def uses(self, name, group):
-        optional = {"momentum_buffer": "momentum", "grad_avg": "centered", "max_exp_avg_sq": "amsgrad"}
-        rule = RULES[self.opt.rule]
-        return rule.states.index(name) < rule.required_states or bool(group[optional[name]])
-
-    def groups(self):
-        return [group for group in self.opt.param_groups for _ in group["params"]]
-
-    def check(self, layouts):
-        """The optimizer has these bits, and what lies around its parameters has those of the start."""
-        for found, wanted, layout in zip(self.opt.params, self.arrays, layouts, strict=True):
-            assert_same_memory(found, laid(wanted, layout))
-        for found, wanted in zip(self.opt.state.values(), self.states, strict=True):
-            assert found.keys() == {"step", *wanted}
-            assert found["step"] == self.steps
-            for name, array in wanted.items():
-                assert_same_bits(np.array(found[name], order="C"), array, name)
+def check(opt, model, layouts):
+    """The optimizer is what the reference's is, and what lies around its parameters has the bits of the start."""
+    assert_same_as_reference(opt, model)
+    for found, wanted, layout in zip(opt.params, model.params, layouts, strict=True):
+        assert_same_memory(found, laid(wanted, layout))
 
 
 def model(cls, shapes, seed, threads=1, structure=list, **hypers):
@@ -275,19 +238,19 @@ def test_steps(cls, hypers, structure):
     """Fresh gradients at each step, of other types and layouts than before; then the same, bound."""
     hypers = (EVERY_STATE[cls] or {"weight_decay": 0.1}) if hypers else {}
     opt, layouts = model(cls, SMALL, len(cls.__name__), structure=structure, **hypers)
-    twin, rng = Twin(opt), np.random.default_rng(4)
+    twin, rng = twin_of(opt), np.random.default_rng(4)
     for extras in EXTRAS:
         grads = some_gradients(rng, opt.params)
         before = [g.tobytes() for g in grads]
         norm = opt.step(structure(grads), **extras)
         assert repr(norm) == repr(twin.step(grads, **extras))
-        twin.check(layouts)
+        check(opt, twin, layouts)
         assert [g.tobytes() for g in grads] == before
         if rng.integers(2):
             opt.bind(structure(grads))
             assert opt.step() is None
             twin.step(grads)
-            twin.check(layouts)
+            check(opt, twin, layouts)
 
 
 @pytest.mark.parametrize("shape", [(1031, 517), (517, 1031), (64, 91, 95)])
@@ -313,11 +276,11 @@ def test_large_steps(cls, threads):
     """On several threads, and on one."""
     first = len(cls.__name__) % 3
     opt, layouts = model(cls, LARGE[first : first + 3], 3 + len(cls.__name__), threads)
-    twin, rng = Twin(opt), np.random.default_rng(5)
+    twin, rng = twin_of(opt), np.random.default_rng(5)
     for extras in EXTRAS[2:4]:
         grads = some_gradients(rng, opt.params)
         assert repr(opt.step(grads, **extras)) == repr(twin.step(grads, **extras))
-    twin.check(layouts)
+    check(opt, twin, layouts)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -326,7 +289,7 @@ def test_large_steps(cls, threads):
 def test_zero_grad(stored, how, threads):
     """Zeros where the gradient's elements are, and nothing where they are not."""
     opt, layouts = model(fastopt.Adam, [*SMALL, *(LARGE[:2] if threads > 1 else [(300, 37)])], 6, threads)
-    twin, rng = Twin(opt), np.random.default_rng(7)
+    twin, rng = twin_of(opt), np.random.default_rng(7)
     values = [random_values(rng, p.shape, stored) for p in opt.params]
     for shift in range(3):
         of_grads = [[*LAYOUTS][(2 * k + shift) % len(LAYOUTS)] for k in range(len(values))]
@@ -335,7 +298,7 @@ def test_zero_grad(stored, how, threads):
             opt.bind(grads)
         norm = opt.step(*([grads] if how == "given" else []), zero_grad=True, max_norm=1.0)
         assert norm == twin.step(values, max_norm=1.0)
-        twin.check(layouts)
+        check(opt, twin, layouts)
         for grad, layout in zip(grads, of_grads, strict=True):
             assert_same_memory(grad, laid(np.zeros_like(grad, order="C"), layout))
 
@@ -345,7 +308,7 @@ def test_zero_grad(stored, how, threads):
 def test_skip_nonfinite(stored, bad):
     """One such element anywhere, and nothing is written: parameters, state, count, gradients to be zeroed."""
     opt, layouts = model(fastopt.RMSprop, [(5, 7), (37, 300)], 8)
-    twin, rng = Twin(opt), np.random.default_rng(9)
+    twin, rng = twin_of(opt), np.random.default_rng(9)
     values = [random_values(rng, p.shape, stored) for p in opt.params]
     for layout in LAYOUTS:
         for tensor, place in ((0, (0, 0)), (0, (4, 6)), (1, (36, 299)), (1, (17, 31))):
@@ -358,7 +321,7 @@ def test_skip_nonfinite(stored, bad):
         twin.step(values)
         opt.step(grads := [laid(g, layout) for g in values], skip_nonfinite=True, zero_grad=True)
         assert not any(g.any() for g in grads)
-        twin.check(layouts)
+        check(opt, twin, layouts)
 
 
 def test_a_float64_gradient_beyond_float32_is_infinite_and_skipped():
@@ -643,12 +606,12 @@ def test_parameters_in_the_gaps_of_each_other(cls):
         assert len(params) == 2 or sum(p.size for p in params) == matrix.size
         opt = cls(params)
         rest = matrix.copy()
-        twin, rng = Twin(opt), np.random.default_rng(15)
+        twin, rng = twin_of(opt), np.random.default_rng(15)
         for _ in range(2):
             grads = some_gradients(rng, params)
             opt.step(grads, max_norm=1.0)
             twin.step(grads, max_norm=1.0)
-        for part, wanted in zip(cut(rest), twin.arrays, strict=True):
+        for part, wanted in zip(cut(rest), twin.params, strict=True):
             part[...] = wanted
         assert_same_bits(matrix, rest)
 
@@ -774,7 +737,7 @@ def test_gradients_that_change_between_steps(dtype, layout):
     memory = np.random.default_rng(16).uniform(0.5, 1, 4 * n).view(np.uint8)
     pairs = itertools.product(range(len(list(sources(memory, n)))), repeat=2)
     opt = fastopt.SGD([laid(np.ones(n, dtype), layout), laid(np.ones(2), "C")], momentum=0.5)
-    twin, last = Twin(opt), np.ones(2, np.float32)
+    twin, last = twin_of(opt), np.ones(2, np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
         for pair in pairs:
             for k in pair:
@@ -788,7 +751,7 @@ def test_gradients_that_change_between_steps(dtype, layout):
             twin.step([list(sources(memory, n))[pair[0]], last])
             opt.step()
             twin.step(grads)
-            twin.check([layout, "C"])
+            check(opt, twin, [layout, "C"])
 
 
 def test_overlap_is_found_where_only_the_strides_are_new():
@@ -821,7 +784,7 @@ def test_a_binding_of_staged_gradients_is_kept():
     p = laid(np.ones((4, 5), np.float32), "F")
     bound = laid(np.full((4, 5), 0.5, np.float16), "columns")
     opt = fastopt.SGD([p], lr=0.5)
-    twin = Twin(opt)
+    twin = twin_of(opt)
     opt.bind([bound])
     for k in range(4):
         opt.step()
@@ -835,11 +798,11 @@ def test_a_binding_of_staged_gradients_is_kept():
         opt.step()
         twin.step([bound])
         bound += np.float16(0.25)
-        twin.check(["F"])
+        check(opt, twin, ["F"])
     opt.load_state_dict(opt.state_dict())
     opt.step()
     twin.step([bound])
-    twin.check(["F"])
+    check(opt, twin, ["F"])
 
 
 @pytest.mark.filterwarnings("ignore:Setting the (shape|strides|dtype):DeprecationWarning")
@@ -849,7 +812,7 @@ def test_what_changes_after_it_was_bound_does_no_harm():
     p, grad = memory[8:32].reshape(4, 6), np.arange(24, dtype=np.float16).reshape(6, 4).T
     opt = fastopt.Momentum(p, lr=1.0)
     opt.bind(grad)
-    twin = Twin(opt)
+    twin = twin_of(opt)
     values = np.array(grad)
     for change in (lambda: setattr(grad, "strides", (0, 2)), lambda: setattr(grad, "shape", (2, 2, 6))):
         try:
@@ -881,8 +844,8 @@ def test_what_changes_after_it_was_bound_does_no_harm():
     opt.step(np.ones((6, 4)).T)
     twin.step([np.ones((4, 6))])
     state.shape = (4, 6)
-    assert_same_bits(p, twin.arrays[0])
-    assert_same_bits(state, twin.states[0]["momentum_buffer"])
+    assert_same_bits(p, twin.params[0])
+    assert_same_bits(state, twin.state[0]["momentum_buffer"])
     assert (memory[:8] == 7).all()
     assert (memory[32:] == 7).all()
 
@@ -994,16 +957,16 @@ def test_copies_and_saved_state_of_strided_parameters(cls):
 
 def test_a_look_ahead_of_strided_parameters_comes_back():
     opt, layouts = model(fastopt.NAG, SMALL, 9)
-    twin, rng = Twin(opt), np.random.default_rng(18)
+    twin, rng = twin_of(opt), np.random.default_rng(18)
     for _ in range(2):
         grads = some_gradients(rng, opt.params)
         opt.step(grads)
         twin.step(grads)
         with opt.lookahead():
-            for p, wanted, states in zip(opt.params, twin.arrays, twin.states, strict=True):
+            for p, wanted, states in zip(opt.params, twin.params, twin.state, strict=True):
                 ahead = wanted - p.dtype.type(0.9) * states["momentum_buffer"]
                 assert_same_bits(np.array(p, order="C"), ahead)
-        twin.check(layouts)
+        check(opt, twin, layouts)
 
 
 def test_every_rule_is_here():

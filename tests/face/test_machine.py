@@ -7,6 +7,7 @@ have changed. The suite runs the same sequences each time; `make fuzz` draws new
 
 import copy
 import gc
+import itertools
 import math
 import os
 import pickle
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import CALLS_FOR, CLASSES, DTYPES, LAYOUTS, STORED, assert_same_bits, laid, random_tensor
+from common import CLASSES, DTYPES, LAYOUTS, STORED, assert_same_as_reference, assert_same_bits, laid, random_tensor
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -132,42 +133,17 @@ class LongList(list):
 # ---- The model. ----
 
 
-class Model:
-    """What an optimizer is, in NumPy: arrays, state buffers by name, step counts, hyperparameters, and its form."""
+class Model(reference.Optimizer):
+    """The reference's optimizer, in a form in which parameters may be given, and what its hyperparameters may be."""
 
     def __init__(self, cls, form, arrays, sizes, hypers):
         self.cls, self.form, self.sizes = cls, form, sizes  # sizes: how many tensors each group has
-        self.rule = RULES[cls.rule]
-        self.arrays = [a.copy() for a in arrays]
-        self.values = [dict(hypers) for _ in sizes]
-        self.slots = [dict.fromkeys(self.rule.states) for _ in arrays]
-        self.steps = [0] * len(arrays)
-        self.call_for_buffers()
-
-    def group_of(self, i):
-        for k, size in enumerate(self.sizes):
-            if i < size:
-                return k
-            i -= size
-        raise AssertionError
+        rest = iter([a.copy() for a in arrays])
+        super().__init__(cls.rule, [{"params": [*itertools.islice(rest, size)]} for size in sizes], **hypers)
 
     def of(self, i):
-        return self.values[self.group_of(i)]
-
-    def used(self, i):
-        for slot, name in enumerate(self.rule.states):
-            if slot < self.rule.required_states or self.of(i)[CALLS_FOR[name]]:
-                yield name
-
-    def call_for_buffers(self):
-        for i, array in enumerate(self.arrays):
-            for name in self.used(i):
-                if self.slots[i][name] is None:
-                    self.slots[i][name] = np.full_like(array, self.of(i).get("initial_accumulator_value", 0.0))
-                    if self.rule.name == "sgd":
-                        self.steps[i] = 0
-            if self.rule.name == "sgd" and self.steps[i] == 0 and "momentum_buffer" not in self.used(i):
-                self.slots[i]["momentum_buffer"] = None
+        """The group of a tensor."""
+        return [group for group in self.param_groups for _ in group["params"]][i]
 
     def arranged(self, leaves):
         """Arrays in the structure of the parameters."""
@@ -186,65 +162,25 @@ class Model:
     def refused(self, changes):
         """What the error names if hyperparameters do not go together, or are beyond the type of a group."""
         for k, change in changes.items():
-            single = any(a.dtype == np.float32 for i, a in enumerate(self.arrays) if self.group_of(i) == k)
+            single = any(p.dtype == np.float32 for p in self.param_groups[k]["params"])
             if single and float(change.get("lr", 0)) > 1e38:
                 return "lr"
-            values = {**self.values[k], **change}
+            values = {**self.param_groups[k], **change}
             if values.get("nesterov") and not (values["momentum"] > 0 and values["dampening"] == 0):
                 return "nesterov"
         return None
 
     def set(self, changes):
         for k, change in changes.items():
-            for name, value in change.items():
-                kept = tuple(map(float, value)) if name == "betas" else bool(value) if is_switch(name) else float(value)
-                self.values[k][name] = kept
-        self.call_for_buffers()
-
-    def step(self, grads, grad_scale=1.0, max_norm=None, zero_grad=False, skip_nonfinite=False):
-        norm, factor, given = None, grad_scale, grads
-        grads = [np.array(np.asarray(g, p.dtype), order="C") for p, g in zip(self.arrays, grads, strict=True)]
-        if max_norm is not None or skip_nonfinite:
-            norm = abs(grad_scale) * reference.global_norm(grads)
-            if skip_nonfinite and not math.isfinite(norm):
-                return norm
-            if max_norm is not None and not norm + 1e-6 <= max_norm:
-                with np.errstate(all="ignore"):
-                    factor = grad_scale * float(np.float64(max_norm) / np.float64(norm + 1e-6))
-        for i, (p, g) in enumerate(zip(self.arrays, grads, strict=True)):
-            values = self.of(i)
-            unknown = ("centered", "amsgrad", "initial_accumulator_value")
-            arguments = {name: value for name, value in values.items() if name not in unknown}
-            states = {name: self.slots[i][name] for name in self.used(i)}
-            counted = {"step": self.steps[i] + 1} if "step" in self.rule.hypers else {}
-            getattr(reference, self.rule.name)(p, g, **states, **arguments, **counted, grad_scale=factor)
-            self.steps[i] += 1
-        if zero_grad:
-            for g in given:
-                g[...] = 0
-        return norm
-
-    def state(self, i):
-        held = {name: a for name, a in self.slots[i].items() if a is not None}
-        if self.rule.name == "sgd" and self.steps[i] == 0:
-            held = {}
-        return {"step": self.steps[i], **held}
+            self.param_groups[k].update(normal(change))
+        self.add_buffers()
 
     def load(self, other):
         """Takes over hyperparameters and state of another model, as through a state_dict."""
-        self.values = copy.deepcopy(other.values)
-        for i in range(len(self.arrays)):
-            saved = other.state(i)
-            for name in self.rule.states:
-                mine = name in self.used(i)
-                if name in saved:
-                    self.slots[i][name] = saved[name].copy()
-                elif mine:
-                    start = self.of(i).get("initial_accumulator_value", 0.0)
-                    self.slots[i][name] = np.full_like(self.arrays[i], start)
-                else:
-                    self.slots[i][name] = None
-            self.steps[i] = saved["step"]
+        for mine, saved in zip(self.param_groups, other.param_groups, strict=True):
+            mine.update({name: value for name, value in saved.items() if name != "params"})
+        self.state = copy.deepcopy(other.state)
+        self.add_buffers()
 
 
 class Pair:
@@ -254,19 +190,7 @@ class Pair:
         self.opt, self.model, self.bound = opt, model, bound
 
     def check(self):
-        opt, model = self.opt, self.model
-        assert len(opt.params) == len(model.arrays)
-        for i, (found, expected) in enumerate(zip(opt.params, model.arrays, strict=True)):
-            assert_same_bits(found, expected, f"parameter {i}")
-        for i, state in enumerate(opt.state.values()):
-            expected = model.state(i)
-            assert state.keys() == expected.keys(), (i, state.keys(), expected.keys())
-            assert state["step"] == expected["step"]
-            for name, value in expected.items():
-                if name != "step":
-                    assert_same_bits(state[name], value, f"{name} of parameter {i}")
-        for group, values in zip(opt.param_groups, model.values, strict=True):
-            assert {key: value for key, value in group.items() if key != "params"} == values
+        assert_same_as_reference(self.opt, self.model)
 
 
 def tensors(like, seed, odd=False):
@@ -329,20 +253,19 @@ class Machine(RuleBasedStateMachine):
 
     def add(self, cls, seed, data):
         arrays = tensors(self.like, seed)
-        hypers = {name: fastopt_default(cls, name) for name in cls._hypers()}
         chosen = {}
-        for name in data.draw(st.sets(st.sampled_from(sorted(hypers)), max_size=3), "set"):
+        for name in data.draw(st.sets(st.sampled_from(sorted(cls._hypers())), max_size=3), "set"):
             chosen[name] = data.draw(st.sampled_from(valid(name)), name)
         if cls is fastopt.NAG:
             chosen["at_lookahead"] = bool(seed % 2)
-        model = Model(cls, self.form, arrays, self.sizes, hypers)
+        model = Model(cls, self.form, arrays, self.sizes, {})
         changes = dict.fromkeys(range(len(self.sizes)), chosen)
         threads = data.draw(st.sampled_from([None, 1, 2, 3]), "threads")
         if words := model.refused(changes):
             with pytest.raises(ValueError, match=words):
                 cls(model.arranged(arrays), threads=threads, **chosen)
             chosen = {}
-        fresh = Model(cls, self.form, arrays, self.sizes, {**hypers, **normal(chosen)})
+        fresh = Model(cls, self.form, arrays, self.sizes, normal(chosen))
         given = placed(arrays, seed)
         self.pairs.append(Pair(cls(fresh.arranged(given), threads=threads, **chosen), fresh))
 
@@ -622,9 +545,12 @@ class Machine(RuleBasedStateMachine):
     @rule(into=which, source=which)
     def load(self, into, source):
         pair, other = self.pair(into), self.pair(source)
-        fits = pair.opt._hypers() == other.opt._hypers() and pair.model.rule.states == other.model.rule.states
+        fits = (
+            pair.opt._hypers() == other.opt._hypers()
+            and RULES[pair.model.rule].states == RULES[other.model.rule].states
+        )
         if fits and pair.model.cls._kept:
-            fits = pair.model.values[0]["at_lookahead"] == other.model.values[0]["at_lookahead"]
+            fits = pair.opt.at_lookahead == other.opt.at_lookahead
         saved = other.opt.state_dict()
         kept = pickle.dumps(saved)
         if fits:
@@ -641,9 +567,9 @@ class Machine(RuleBasedStateMachine):
         pair, other = self.pair(into), self.pair(source)
         path = Path(self.folder.name) / "checkpoint.npz"
         other.opt.save(path, params=params)
-        fits = pair.model.rule.name == other.model.rule.name
+        fits = pair.model.rule == other.model.rule
         if fits and pair.model.cls._kept:
-            fits = pair.model.values[0]["at_lookahead"] == other.model.values[0]["at_lookahead"]
+            fits = pair.opt.at_lookahead == other.opt.at_lookahead
         if not fits:
             with pytest.raises(ValueError, match="cannot be loaded"):
                 pair.opt.load(path, params=params)
@@ -651,7 +577,7 @@ class Machine(RuleBasedStateMachine):
         pair.opt.load(path, params=params)
         pair.model.load(other.model)
         if params:
-            for mine, saved in zip(pair.model.arrays, other.model.arrays, strict=True):
+            for mine, saved in zip(pair.model.params, other.model.params, strict=True):
                 mine[...] = saved
 
     @rule(which=which, data=st.data())
@@ -713,7 +639,7 @@ class Machine(RuleBasedStateMachine):
         pair.opt.load_state_dict(saved)
         pair.model.load(pair.model)
         for i, state in enumerate(wanted):
-            pair.model.slots[i].update(state)
+            pair.model.state[i].update(state)
 
     @rule(which=which, protocol=st.sampled_from([None, 2, pickle.HIGHEST_PROTOCOL]))
     def duplicate(self, which, protocol):
@@ -763,16 +689,16 @@ class Machine(RuleBasedStateMachine):
     def lookahead(self, which, seed, raising):
         pairs = [pair for pair in self.pairs if pair.model.cls is fastopt.NAG]
         pair = pairs[which % len(pairs)]
-        if pair.model.values[0]["at_lookahead"]:
+        if pair.model.of(0)["at_lookahead"]:
             with pytest.raises(RuntimeError, match="already"), pair.opt.lookahead():
                 pass
             return
         try:
             with pair.opt.lookahead():
-                for i, (found, p) in enumerate(zip(pair.opt.params, pair.model.arrays, strict=True)):
+                for i, (found, p) in enumerate(zip(pair.opt.params, pair.model.params, strict=True)):
                     mu = p.dtype.type(pair.model.of(i)["momentum"])
                     with np.errstate(all="ignore"):
-                        assert_same_bits(found, p - mu * pair.model.slots[i]["momentum_buffer"])
+                        assert_same_bits(found, p - mu * pair.model.state[i]["momentum_buffer"])
                 for misuse in (
                     lambda: pair.opt.step(pair.model.arranged(tensors(self.like, seed))),
                     lambda: copy.copy(pair.opt),
@@ -810,11 +736,6 @@ class Machine(RuleBasedStateMachine):
     def teardown(self):
         self.folder.cleanup()
         fastopt.set_num_threads(None)
-
-
-def fastopt_default(cls, name):
-    """The default of a hyperparameter, as an optimizer says it."""
-    return cls(np.ones(1)).param_groups[0][name]
 
 
 def normal(chosen):

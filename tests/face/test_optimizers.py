@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from common import CALLS_FOR, CLASSES, DTYPES, assert_same_bits, random_tensor
+from common import CLASSES, DTYPES, assert_same_as_reference, assert_same_bits, random_tensor
 
 import fastopt
 from fastopt import reference
@@ -48,38 +48,9 @@ def tensors(rng, dtypes=DTYPES):
     ]
 
 
-class Model:
-    """The reference as a model of an optimizer: one dict of hyperparameters, tensors with states of their own."""
-
-    def __init__(self, cls, params, hypers):
-        self.rule = RULES[cls.rule]
-        self.params = [p.copy() for p in params]
-        self.hypers = {key: value for key, value in hypers.items() if key not in ("initial_accumulator_value",)}
-        names = [
-            name
-            for slot, name in enumerate(self.rule.states)
-            if slot < self.rule.required_states or hypers.get(CALLS_FOR[name])
-        ]
-        start = hypers.get("initial_accumulator_value", 0.0)
-        self.states = [{name: np.full_like(p, start) for name in names} for p in self.params]
-        self.steps = 0
-
-    def step(self, grads, **changes):
-        self.steps += 1
-        arguments = {key: value for key, value in self.hypers.items() if key not in ("centered", "amsgrad")}
-        arguments |= changes
-        if "step" in self.rule.hypers:
-            arguments["step"] = self.steps
-        for p, g, state in zip(self.params, grads, self.states, strict=True):
-            getattr(reference, self.rule.name)(p, g, **state, **arguments)
-
-    def assert_same(self, opt):
-        for i, (found, expected, state) in enumerate(zip(opt.params, self.params, self.states, strict=True)):
-            assert_same_bits(found, expected, f"parameter {i}")
-            live = list(opt.state.values())[i]
-            assert live["step"] == self.steps
-            for name, buffer in state.items():
-                assert_same_bits(live[name], buffer, f"{name} of parameter {i}")
+def model_of(cls, params, hypers):
+    """The reference's optimizer, on copies of the parameters."""
+    return reference.Optimizer(cls.rule, [p.copy() for p in params], **hypers)
 
 
 @every_case
@@ -87,13 +58,13 @@ def test_steps_like_the_reference(case):
     cls, hypers = case
     rng = np.random.default_rng(5)
     params = tensors(rng)
-    opt, model = cls(params, **hypers), Model(cls, params, hypers)
+    opt, model = cls(params, **hypers), model_of(cls, params, hypers)
     for step in range(5):
         grads = tensors(rng)
-        opt.lr = lr = 0.1 / (1 + step)
+        opt.lr = model.param_groups[0]["lr"] = 0.1 / (1 + step)
         assert opt.step(grads) is None
-        model.step(grads, lr=lr)
-        model.assert_same(opt)
+        model.step(grads)
+        assert_same_as_reference(opt, model)
     assert all(p is q for p, q in zip(params, opt.params, strict=True))
 
 
@@ -103,7 +74,7 @@ def test_structures(case):
     cls, hypers = case
     rng = np.random.default_rng(6)
     start, grads = tensors(rng), [tensors(rng) for _ in range(3)]
-    expected = Model(cls, start, hypers)
+    expected = model_of(cls, start, hypers)
     for g in grads:
         expected.step(g)
 
@@ -178,8 +149,9 @@ def test_each_number_counts_from_the_next_step_on(cls):
     rng, numbers = np.random.default_rng(11), RULES[cls.rule].numbers
     assert "lr" in numbers
     params = tensors(rng)
-    grouped = [{"params": params[:2]}, {"params": params[2:]}]
-    opt, model = cls(grouped), Model(cls, params, {})
+    copies = [p.copy() for p in params]
+    opt = cls([{"params": params[:2]}, {"params": params[2:]}])
+    model = reference.Optimizer(cls.rule, [{"params": copies[:2]}, {"params": copies[2:]}])
     for name in numbers:
         before = getattr(opt, name)
         for value in (before / 2, 0 if name == "lr_decay" else 0.25, np.float32(0.125), np.array(0.5)):
@@ -190,12 +162,12 @@ def test_each_number_counts_from_the_next_step_on(cls):
                     group[name] = value
             assert getattr(opt, name) == value
             assert type(opt.param_groups[1][name]) is float
-            model.hypers[name] = float(value)
+            for group in model.param_groups:
+                group[name] = float(value)
             grads = tensors(rng)
             opt.step([{"params": grads[:2]}, {"params": grads[2:]}])
             model.step(grads)
-            for found, expected in zip(opt.params, model.params, strict=True):
-                assert_same_bits(found, expected)
+            assert_same_as_reference(opt, model)
 
 
 @every_class
@@ -266,12 +238,12 @@ def test_a_step_with_a_learning_rate_of_its_own(case):
     cls, hypers = case
     rng = np.random.default_rng(12)
     params = tensors(rng)
-    opt, model = cls(params, lr=0.5, **hypers), Model(cls, params, hypers)
+    opt, model = cls(params, lr=0.5, **hypers), model_of(cls, params, {"lr": 0.5, **hypers})
     for step, lr in enumerate((0.25, None, np.float32(0.125), 0)):
         grads = tensors(rng)
         opt.step(grads, lr=lr)
-        model.step(grads, lr=0.5 if lr is None else float(lr))
-        model.assert_same(opt)
+        model.step(grads, lr=None if lr is None else float(lr))
+        assert_same_as_reference(opt, model)
         before = [p.tobytes() for p in opt.params]
         for bad, error in ((-1.0, ValueError), (np.nan, ValueError), ("1", TypeError), (10**400, ValueError)):
             with pytest.raises(error, match="lr must be"):
@@ -284,24 +256,23 @@ def test_a_step_with_a_learning_rate_of_its_own(case):
 def test_buffers_are_made_when_a_change_calls_for_them():
     p = np.ones(4)
     rng = np.random.default_rng(0)
-    opt = fastopt.RMSprop(p)
-    model = Model(fastopt.RMSprop, [p], {"momentum": 0.5, "centered": True})
+    opt, model = fastopt.RMSprop(p), model_of(fastopt.RMSprop, [p], {})
     for step in range(6):
         g = rng.normal(size=4)
         if step == 2:
             opt.momentum = 0.5
             opt.centered = True
+            model.param_groups[0].update(momentum=0.5, centered=True)
         opt.step(g)
-        if step < 2:
-            v = model.states[0]["square_avg"]
-            reference.rmsprop(model.params[0], g, v)
-            model.steps += 1
-        else:
-            model.step([g])
-    model.assert_same(opt)
-    opt.momentum = 0.0
+        model.step([g])
+        assert_same_as_reference(opt, model)
+        assert ("momentum_buffer" in opt.state[0]) == (step >= 2)
+    buffer = opt.state[0]["momentum_buffer"].copy()
+    opt.momentum = model.param_groups[0]["momentum"] = 0.0
     opt.step(np.ones(4))
-    assert_same_bits(opt.state[0]["momentum_buffer"], model.states[0]["momentum_buffer"])
+    model.step([np.ones(4)])
+    assert_same_as_reference(opt, model)
+    assert_same_bits(opt.state[0]["momentum_buffer"], buffer)
 
 
 @every_case

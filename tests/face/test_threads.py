@@ -14,9 +14,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import ROOT
-from common import CALLS_FOR, CLASSES, DTYPES, LARGE, VARIANTS, assert_same_bits, model, random_tensor, three_steps
+from common import (
+    CALLS_FOR,
+    CLASSES,
+    DTYPES,
+    LARGE,
+    VARIANTS,
+    assert_same_as_reference,
+    assert_same_bits,
+    model,
+    random_tensor,
+    three_steps,
+)
 
 import fastopt
+from fastopt import reference
 from fastopt._core import RULES
 from fastopt.threads import cgroup_quotas
 
@@ -60,20 +72,15 @@ def test_any_cut_gives_the_bits_of_the_reference(variant, name):
     start = [random_tensor(rng, n, DTYPES[i % 2 if name == "mixed" else 0]) for i, n in enumerate(MODELS[name])]
     grads = [[random_tensor(rng, p.size, p.dtype) for p in start] for _ in range(2)]
 
-    expected = [p.copy() for p in start]
-    states = [[np.zeros_like(p) for _ in variant.states] for p in start]
-    reference = {key: value for key, value in hypers.items() if key == "momentum"}
-    for step, gs in enumerate(grads, start=1):
-        counted = {"step": step} if "step" in RULES[variant.rule].hypers else {}
-        for p, g, state in zip(expected, gs, states, strict=True):
-            variant.reference(p, g, state, {**counted, "lr": 0.01, **reference})
+    expected = reference.Optimizer(variant.rule, [p.copy() for p in start], lr=0.01, **hypers)
+    for gs in grads:
+        expected.step(gs)
     for threads in (1, 2, 3, 7):
         params = [p.copy() for p in start]
         opt = cls(params, lr=0.01, threads=threads, **hypers)
         for gs in grads:
             opt.step(gs)
-        for i, (found, wanted_bits) in enumerate(zip(params, expected, strict=True)):
-            assert_same_bits(found, wanted_bits, f"{threads} threads, tensor {i}")
+        assert_same_as_reference(opt, expected)
 
 
 def test_groups_and_steps_of_their_own_are_cut_too():

@@ -32,7 +32,7 @@ def public_objects():
         value = getattr(fastopt, name)
         if callable(value):
             found[f"fastopt.{name}"] = value
-    return found
+    return {**found, "fastopt.reference.Optimizer": reference.Optimizer}
 
 
 def public_members():

@@ -1,6 +1,7 @@
 """One list of rules: header, table, kernels, reference and classes agree on names, order and defaults."""
 
 import inspect
+import itertools
 import re
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_all_have_the_same_rules():
     rules = list(RULES)
     assert len(rules) >= 8
     assert sorted(kernels.__all__) == sorted(rules)
-    assert sorted(reference.__all__) == sorted([*rules, *clipping.__all__])
+    assert sorted(reference.__all__) == sorted([*rules, *clipping.__all__, "Optimizer"])
     assert sorted(cls.rule for cls in CLASSES) == sorted(rules)
     assert {cls.__name__ for cls in CLASSES} <= set(optimizers.__all__)
     assert sorted(PROTOTYPES) == sorted((rule, suffix) for rule in rules for suffix in ("f32", "f64"))
@@ -106,6 +107,22 @@ def test_kernel_and_reference_have_one_signature(rule):
     assert [(each.name, each.kind, each.default) for each in kernel.parameters.values()] == [
         (each.name, each.kind, each.default) for each in oracle.parameters.values()
     ]
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_the_references_optimizer_has_the_hyperparameters_and_states_of_the_class(cls):
+    """It has them from signatures and tables of its own."""
+    table = RULES[cls.rule]
+    values = [[0.0, 0.5] if name == "momentum" else [False, True] for name in table.needed_by.values()]
+    for chosen in itertools.product(*values):
+        hypers = dict(zip(table.needed_by.values(), chosen, strict=True))
+        opt, model = cls(np.ones(3), **hypers), reference.Optimizer(cls.rule, [np.ones(3)], **hypers)
+        assert {**model.param_groups[0], "params": None} == {**opt.param_groups[0], "params": None}
+        opt.step(np.ones(3))
+        model.step([np.ones(3)])
+        assert set(opt.state[0]) == set(model.state[0])
+    with pytest.raises(TypeError, match=f"{cls.rule} has no hyperparameter rate"):
+        reference.Optimizer(cls.rule, [np.ones(3)], rate=0.1)
 
 
 @pytest.mark.parametrize("rule", RULES)
