@@ -11,9 +11,7 @@ import fastopt
 from fastopt import Adam, available_isas, kernels, reference
 from fastopt._core import RULES
 
-# The optimizers' classes, and for each state buffer that is not always there what calls for it.
 CLASSES = [cls for cls in vars(fastopt).values() if isinstance(cls, type) and hasattr(cls, "rule")]
-CALLS_FOR = {state: name for rule in RULES.values() for state, name in rule.needed_by.items()}
 
 
 def calling_for(rule, states):

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from commands import ROOT
 from common import (
-    CALLS_FOR,
     CLASSES,
     DTYPES,
     LARGE,
     VARIANTS,
     assert_same_as_reference,
     assert_same_bits,
+    calling_for,
     model,
     random_tensor,
     three_steps,
@@ -66,8 +66,7 @@ MODELS = {
 def test_any_cut_gives_the_bits_of_the_reference(variant, name):
     """Any number of threads, more than there are cores too, and steps that find the pool asleep or awake."""
     cls = next(cls for cls in CLASSES if cls.rule == variant.rule)
-    called_for = [CALLS_FOR[state] for state in variant.states[RULES[variant.rule].required_states :]]
-    hypers = {name: 0.9 if name == "momentum" else True for name in called_for}
+    hypers = calling_for(variant.rule, variant.states)
     rng = np.random.default_rng(len(name))
     start = [random_tensor(rng, n, DTYPES[i % 2 if name == "mixed" else 0]) for i, n in enumerate(MODELS[name])]
     grads = [[random_tensor(rng, p.size, p.dtype) for p in start] for _ in range(2)]

@@ -1,8 +1,8 @@
 """The fuzz target on a few thousand inputs that are always the same, and its eyes: it must see what is wrong."""
 
-import importlib.util
 import sys
 
+import fuzz_boundary
 import numpy as np
 import pytest
 from commands import ROOT, run_well
@@ -12,16 +12,8 @@ import fastopt
 TARGET = ROOT / "tests/fuzz/fuzz_boundary.py"
 
 
-@pytest.fixture(scope="module")
-def target():
-    spec = importlib.util.spec_from_file_location("fuzz_boundary", TARGET)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_thousands_of_inputs_find_nothing(target, capsys, tried):
-    tally = target.plain(range(2000), seed=0)
+def test_thousands_of_inputs_find_nothing(capsys, tried):
+    tally = fuzz_boundary.plain(range(2000), seed=0)
     assert tally.findings == 0, capsys.readouterr().out
     assert tally.inputs == 2000
     for name in ("TypeError", "ValueError", "KeyError", "AttributeError", "accepted"):
@@ -59,9 +51,9 @@ original = fastopt.Optimizer._take_over
     [("step", leaks), ("step", writes_first), ("_take_over", one_group_first)],
     ids=lambda each: each if isinstance(each, str) else each.__name__,
 )
-def test_it_sees_what_is_wrong(target, capsys, monkeypatch, name, broken):
+def test_it_sees_what_is_wrong(capsys, monkeypatch, name, broken):
     monkeypatch.setattr(fastopt.Optimizer, name, broken, raising=False)
-    assert target.plain(range(2000), seed=0, most=1).findings > 0
+    assert fuzz_boundary.plain(range(2000), seed=0, most=1).findings > 0
 
 
 def scaled_in_float(g, like, grad_scale, maximize):
@@ -83,12 +75,12 @@ scaled = fastopt.reference._scaled
 
 
 @pytest.mark.parametrize("other", [scaled_in_float, transposed, to_odd])
-def test_it_sees_other_bits_than_the_references(target, capsys, monkeypatch, other):
+def test_it_sees_other_bits_than_the_references(capsys, monkeypatch, other):
     monkeypatch.setattr(fastopt.reference, "_scaled", other)
-    assert target.plain(range(2000), seed=0, most=1).findings > 0
+    assert fuzz_boundary.plain(range(2000), seed=0, most=1).findings > 0
 
 
-def test_an_input_can_be_repeated(target):
-    outcomes = [target.check(target.Draws("5-77")) for _ in range(2)]
+def test_an_input_can_be_repeated():
+    outcomes = [fuzz_boundary.check(fuzz_boundary.Draws("5-77")) for _ in range(2)]
     assert outcomes[0] == outcomes[1]
     assert np.all([isinstance(name, str) for outcome in outcomes[0] for name in outcome])
