@@ -9,7 +9,8 @@ WORKERS ?= 2
 FUZZ_EXAMPLES ?= 1000
 AMALGAMATION ?= build/amalgamation
 AUDIT ?=
-NEHALEM := parity extras textbook optimizers boundary bind minibatches signatures isa
+NEHALEM := $(patsubst %,tests/face/test_%.py,parity extras textbook optimizers bind minibatches isa) tests/face/boundary \
+	tests/package/test_signatures.py
 
 SOURCES := setup.py pyproject.toml $(shell find csrc fastopt -name '*.[chd]*' -o -name '*.p*x*' -o -name '*.pxd')
 
@@ -30,18 +31,18 @@ test: $(VENV)/.installed-$(EXTRAS) ## most tests, in minutes; ARGS are for pytes
 # Compiles what has changed, and no more, in the tree itself.
 check: $(VENV)/.installed-build ## a rule after a change of its loop, in half a minute: RULE=adam
 	$(VENV)/bin/python setup.py -q build_ext --inplace
-	$(VENV)/bin/pytest -q -n $(WORKERS) tests/test_textbook.py tests/test_parity.py tests/test_signatures.py -k '$(RULE)' $(ARGS)
+	$(VENV)/bin/pytest -q -n $(WORKERS) tests/face/test_textbook.py tests/face/test_parity.py tests/package/test_signatures.py -k '$(RULE)' $(ARGS)
 
 test-all: $(VENV)/.installed-$(EXTRAS) ## every test
 	$(PYTEST) $(ARGS)
 
 test-arch: $(VENV)/.installed-$(EXTRAS) ## the core on emulated processors, or what is missing for that
-	FASTOPT_TEST_ARCH=1 $(VENV)/bin/pytest tests/test_arch.py $(ARGS)
+	FASTOPT_TEST_ARCH=1 $(VENV)/bin/pytest tests/core/test_arch.py $(ARGS)
 
 # Left out: tests that compile or start other programs, which would run on this processor, that measure memory or time,
 # and norms of millions of elements.
 test-nehalem: $(VENV)/.installed-$(EXTRAS) ## the tests of the arithmetic on an x86-64 processor without AVX, in many minutes
-	qemu-x86_64 -cpu Nehalem $(VENV)/bin/python -m pytest -p no:cacheprovider $(addprefix tests/test_,$(NEHALEM:=.py)) \
+	qemu-x86_64 -cpu Nehalem $(VENV)/bin/python -m pytest -p no:cacheprovider $(NEHALEM) \
 		-k 'not 17000003 and not widest and not empty_environment' $(ARGS)
 
 # `make bench BENCH_EXTRAS=bench,peers` installs what fastopt is compared with; ARGS are for bench/run.py (--help).
@@ -60,7 +61,7 @@ COVERED := build/coverage
 coverage: $(VENV)/.installed-coverage ## count the lines of csrc/ and of the Cython modules that the tests execute
 	rm -rf $(COVERED)
 	mkdir -p $(COVERED)
-	tar -c --exclude='*.so' --exclude=__pycache__ csrc fastopt tests audit fuzz bench examples tools *.* LICENSE Makefile | tar -x -C $(COVERED)
+	tar -c --exclude='*.so' --exclude=__pycache__ $$(sed -nE 's/^(graft|include) //p' MANIFEST.in) | tar -x -C $(COVERED)
 	cd $(COVERED) && export PATH="$(abspath $(VENV))/bin:$$PATH" FASTOPT_COVERAGE=1 PYTHONPATH="$$PWD" && \
 		python setup.py -q build_ext --inplace && \
 		coverage run -m pytest --basetemp=tests-tmp $(ARGS); coverage combine -q; \
@@ -68,15 +69,16 @@ coverage: $(VENV)/.installed-coverage ## count the lines of csrc/ and of the Cyt
 		gcovr --merge-mode-functions=separate --merge-lines --gcov-suspicious-hits-threshold=0 \
 		--filter csrc/ --txt --json-summary csrc.json --fail-under-line=100 . && exit $$cython
 
-# Some minutes of each; ARGS are for fuzz/fuzz_boundary.py (--help), FUZZ_EXAMPLES says how many sequences of uses.
+# Some minutes of each; ARGS are for tests/fuzz/fuzz_boundary.py (--help), and FUZZ_EXAMPLES says how many sequences of
+# uses.
 fuzz: $(VENV)/.installed-fuzz ## look for errors at random, some minutes
-	$(VENV)/bin/python fuzz/fuzz_boundary.py $(ARGS)
-	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(VENV)/bin/pytest tests/test_machine.py -m slow --hypothesis-profile=fuzz \
+	$(VENV)/bin/python tests/fuzz/fuzz_boundary.py $(ARGS)
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(VENV)/bin/pytest tests/face/test_machine.py -m slow --hypothesis-profile=fuzz \
 		--hypothesis-show-statistics
 
-# All that is too long for `make test-all`, in an hour or two; AUDIT is for audit/run.py (--help).
+# All that is too long for `make test-all`, in an hour or two; AUDIT is for tools/audit/run.py (--help).
 audit: $(VENV)/.installed-audit ## all that is too long for test-all, also on other Pythons, in an hour or two; one table
-	$(VENV)/bin/python audit/run.py $(AUDIT)
+	$(VENV)/bin/python tools/audit/run.py $(AUDIT)
 
 amalgamation: $(VENV)/.installed-amalgamation ## the C core as one file
 	mkdir -p $(AMALGAMATION)

@@ -1,4 +1,4 @@
-"""The same functions as `fastopt.kernels` in pure NumPy, line for line beside the C, and the global norm.
+"""The same functions as `fastopt.kernels` in pure NumPy, line for line beside the C, the global norm, and an optimizer.
 
 They are the oracle: the kernels give the same bits (the sign and payload of a NaN excepted), and users check and
 benchmark against them. Signatures, meaning and formulas are those of `fastopt.kernels`; read there for parameters,
@@ -8,15 +8,23 @@ floating-point warnings are silenced.
 Each function has the two halves of a rule in C: coefficients, computed in float64 and rounded once to the dtype of the
 arrays, and the element-wise update, only + - * / and sqrt in that dtype. A gradient is first converted to the dtype of
 the parameters, and multiplied by its scale in float64.
+
+`Optimizer` steps a whole model by one of these functions, as `fastopt.Optimizer` does with the kernels: with groups,
+state buffers, step counts and the arguments of `step`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 __all__ = [
+    "Optimizer",
     "adadelta",
     "adagrad",
     "adam",
@@ -33,7 +41,19 @@ __all__ = [
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_quiet = np.errstate(all="ignore")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _quiet(function: Callable[P, R]) -> Callable[P, R]:
+    """Silences NumPy's warnings within a function. One `np.errstate` for all would not nest before NumPy 2."""
+
+    @functools.wraps(function)
+    def quiet(*args: P.args, **kwargs: P.kwargs) -> R:
+        with np.errstate(all="ignore"):
+            return function(*args, **kwargs)
+
+    return quiet
 
 
 def _scaled(g: Array, like: Array, grad_scale: float, maximize: bool) -> Array:
@@ -425,7 +445,7 @@ def global_norm(arrays: Any, *, threads: int | None = None) -> float:
 def clip_grad_norm(grads: Any, max_norm: float, *, threads: int | None = None) -> float:
     """Gradients scaled in place to a global norm in NumPy; see `fastopt.clip_grad_norm`."""
     norm = global_norm(grads)
-    factor = 1.0 if norm + 1e-6 <= max_norm else max_norm / np.float64(norm + 1e-6)
+    factor = _clip_factor(norm, max_norm)
     if factor != 1.0:
         for grad in _leaves(grads):
             computed = np.float64 if grad.dtype == np.float64 else np.float32
@@ -433,7 +453,189 @@ def clip_grad_norm(grads: Any, max_norm: float, *, threads: int | None = None) -
     return norm
 
 
+def _clip_factor(norm: float, max_norm: float) -> float:
+    return 1.0 if norm + 1e-6 <= max_norm else float(max_norm / np.float64(norm + 1e-6))
+
+
 def _leaves(arrays: Any) -> list[Array]:
     if isinstance(arrays, np.ndarray):
         return [arrays]
     return list(arrays.values() if hasattr(arrays, "values") else arrays)
+
+
+# ---- The optimizer. ----
+
+# For a state buffer that a rule can do without, the hyperparameter that calls for it; and for one that does not begin
+# at zero, the hyperparameter that says where it begins. Those that no rule takes are off, or zero, by default.
+_CALLED_FOR_BY = {"momentum_buffer": "momentum", "grad_avg": "centered", "max_exp_avg_sq": "amsgrad"}
+_BEGINS_AT = {"sum": "initial_accumulator_value"}
+
+
+class Optimizer:
+    """An optimizer in NumPy: the model that every `fastopt.Optimizer` is compared with, bit for bit.
+
+    It shares no code with the compiled optimizers and trusts its arguments.
+
+    Parameters
+    ----------
+    rule : str
+        The name of a function of this module, such as `"adam"`.
+    params : iterable of ndarray, or of mappings
+        The parameters, which are stepped in place; or groups `{"params": arrays, "lr": 0.1}` that have
+        hyperparameters of their own.
+    **hypers
+        Hyperparameters of the groups that do not have their own, by the names that the class of `fastopt` gives them.
+        Those left out have the defaults of the rule.
+
+    Attributes
+    ----------
+    param_groups : list of dict
+        The hyperparameters of each group, and its parameters as `"params"`. What is set counts from the next step on.
+    state : list of dict
+        For each parameter its state buffers by name and the number of steps taken, as `"step"`.
+
+    Notes
+    -----
+    A buffer that a later change of hyperparameters calls for begins with the next step, or with `add_buffers`. It then
+    stays, though it is not used while the hyperparameter is off. The buffer of SGD is filled by the first step with
+    momentum, so SGD counts its steps from there again.
+
+    Examples
+    --------
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = fastopt.Adam(w.copy(), lr=0.1)
+    >>> model = fastopt.reference.Optimizer("adam", [w], lr=0.1)
+    >>> for grad in np.array([[3.0, 4.0], [0.5, -1.0]]):
+    ...     norm = opt.step(grad, max_norm=1.0)
+    ...     assert norm == model.step([grad], max_norm=1.0)
+    >>> np.array_equal(opt.params[0], w)
+    True
+    >>> model.state[0]["step"]
+    2
+    """
+
+    def __init__(self, rule: str, params: Iterable[Array | Mapping[str, Any]], **hypers: Any) -> None:
+        self.rule = rule
+        self._function: Callable[..., None] = globals()[rule]
+        takes = inspect.signature(self._function).parameters
+        # The rule takes p, g and its state buffers, of which those that may be left out are None by default; then the
+        # number of the step, where it counts them; the hyperparameters of a group; and the scale.
+        positional = [name for name, each in takes.items() if each.kind is each.POSITIONAL_OR_KEYWORD]
+        self._required = [name for name in positional if name not in ("p", "g")]
+        self._optional = {name: _CALLED_FOR_BY[name] for name, each in takes.items() if each.default is None}
+        self._counts = "step" in takes
+        others = (*positional, *self._optional, "step", "grad_scale")
+        self._hypers = [name for name in takes if name not in others]
+        defaults: dict[str, Any] = dict.fromkeys(self._optional.values(), False)
+        defaults |= {_BEGINS_AT[name]: 0.0 for name in self._required if name in _BEGINS_AT}
+        defaults |= {name: takes[name].default for name in self._hypers}
+        entries: list[Any] = list(params)
+        if not entries or not isinstance(entries[0], Mapping):
+            entries = [{"params": entries}]
+        self.param_groups: list[dict[str, Any]] = []
+        for entry in entries:
+            group = {**defaults, **hypers, **entry, "params": list(entry["params"])}
+            if unknown := group.keys() - defaults.keys() - {"params"}:
+                raise TypeError(f"{rule} has no hyperparameter {', '.join(sorted(unknown))}")
+            self.param_groups.append(group)
+        self.state: list[dict[str, Any]] = [{"step": 0} for _ in self.params]
+        self.add_buffers()
+
+    @classmethod
+    def like(cls, optimizer: Any) -> Optimizer:
+        """A model of a `fastopt.Optimizer` as it stands.
+
+        Parameters
+        ----------
+        optimizer : fastopt.Optimizer
+            Its parameters and state are copied into contiguous arrays.
+
+        Returns
+        -------
+        Optimizer
+
+        Examples
+        --------
+        >>> opt = fastopt.SGD(np.ones(2), lr=0.5, momentum=0.9)
+        >>> opt.step(np.ones(2))
+        >>> model = fastopt.reference.Optimizer.like(opt)
+        >>> model.state
+        [{'step': 1, 'momentum_buffer': array([1., 1.])}]
+        """
+        groups = [
+            {**group, "params": [np.array(p, order="C") for p in group["params"]]} for group in optimizer.param_groups
+        ]
+        model = cls(optimizer.rule, groups)
+        model.state = [
+            {name: value if name == "step" else np.array(value, order="C") for name, value in state.items()}
+            for state in optimizer.state.values()
+        ]
+        return model
+
+    @property
+    def params(self) -> list[Array]:
+        """The parameters of all groups, in order."""
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def add_buffers(self) -> None:
+        """Begin the state buffers that hyperparameters call for since they were changed, as `step` does at once."""
+        for group, p, state in self._tensors():
+            for name in self._used(group):
+                if name not in state and self.rule == "sgd":
+                    state["step"] = 0  # the step that fills the buffer is the first one, and adds the buffer
+                elif name not in state:
+                    state[name] = np.full_like(p, group[_BEGINS_AT[name]] if name in _BEGINS_AT else 0.0)
+
+    def step(
+        self,
+        grads: Iterable[Any],
+        *,
+        lr: float | None = None,
+        grad_scale: float = 1.0,
+        max_norm: float | None = None,
+        zero_grad: bool = False,
+        skip_nonfinite: bool = False,
+    ) -> float | None:
+        """Update every parameter and its state from its gradient; see `fastopt.Optimizer.step`.
+
+        Parameters
+        ----------
+        grads : iterable of array_like
+            The gradients of all groups' parameters, in order.
+        lr, grad_scale, max_norm, zero_grad, skip_nonfinite
+            As in `fastopt.Optimizer.step`.
+
+        Returns
+        -------
+        float or None
+            The norm, with `max_norm` or `skip_nonfinite`.
+        """
+        self.add_buffers()
+        given, norm = list(grads), None
+        with np.errstate(all="ignore"):
+            converted = [np.asarray(g, dtype=p.dtype) for g, p in zip(given, self.params, strict=True)]
+            if max_norm is not None or skip_nonfinite:
+                norm = float(abs(grad_scale) * global_norm(converted))
+                if skip_nonfinite and not math.isfinite(norm):
+                    return norm
+                if max_norm is not None:
+                    grad_scale *= _clip_factor(norm, max_norm)
+        for (group, p, state), g in zip(self._tensors(), converted, strict=True):
+            state["step"] += 1
+            arguments = {name: group[name] for name in self._hypers} | ({} if lr is None else {"lr": lr})
+            arguments |= {"step": state["step"]} if self._counts else {}
+            buffers = {name: state[name] if name in state else np.zeros_like(p) for name in self._used(group)}
+            self._function(p, g, **buffers, **arguments, grad_scale=grad_scale)
+            state.update(buffers)
+        if zero_grad:
+            for g in given:
+                g[...] = 0
+        return norm
+
+    def _tensors(self) -> Iterator[tuple[dict[str, Any], Array, dict[str, Any]]]:
+        groups = [group for group in self.param_groups for _ in group["params"]]
+        return zip(groups, self.params, self.state, strict=True)
+
+    def _used(self, group: Mapping[str, Any]) -> list[str]:
+        """The state buffers that the rule takes with these hyperparameters."""
+        return self._required + [name for name, caller in self._optional.items() if group[caller]]

@@ -1,12 +1,15 @@
-"""How the tests run other programs."""
+"""Where the sources lie, and how the tests run other programs."""
 
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
+CSRC = ROOT / "csrc"
 STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
 
 
@@ -27,6 +30,19 @@ def compiler(name):
     if path is None:
         pytest.skip(f"there is no {name} on the PATH: install it to check the C core with it")
     return path
+
+
+def listed_in_manifest():
+    """The folders and files of the top level that are the sources; MANIFEST.in is their only list."""
+    lines = [line.split() for line in (ROOT / "MANIFEST.in").read_text(encoding="utf-8").splitlines()]
+    return [ROOT / name for line in lines if line[0] in ("graft", "include") for name in line[1:]]
+
+
+def build_core(cc, flags, folder):
+    """Objects of the core, built in `folder` as `cc -O3 -c csrc/*.c` builds them."""
+    sources = sorted(CSRC.glob("*.c"))
+    run_well(cc, *flags, "-c", *sources, cwd=folder)
+    return [folder / f"{path.stem}.o" for path in sources]
 
 
 def clean_environment():

@@ -11,9 +11,34 @@ import fastopt
 from fastopt import Adam, available_isas, kernels, reference
 from fastopt._rules import RULES
 
-# The optimizers' classes, and for each state buffer that is not always there what calls for it.
 CLASSES = [cls for cls in vars(fastopt).values() if isinstance(cls, type) and hasattr(cls, "rule")]
-CALLS_FOR = {state: name for rule in RULES.values() for state, name in rule.needed_by.items()}
+
+
+def calling_for(rule, states):
+    """Hyperparameters of an optimizer that bring it these state buffers, of those that are not always there."""
+    called = [name for state, name in RULES[rule].needed_by.items() if state in states]
+    return {name: 0.9 if name == "momentum" else True for name in called}
+
+
+EVERY_STATE = {cls: calling_for(cls.rule, RULES[cls.rule].states) for cls in CLASSES}
+
+
+def paired(hypers):
+    """The table's hyperparameters as Python has them: `beta1` and `beta2` are the pair `betas`."""
+    found = {}
+    for name, value in hypers.items():
+        if name == "beta1":
+            found["betas"] = (value, hypers["beta2"])
+        elif name != "beta2":
+            found[name] = value
+    return found
+
+
+def by_table(arguments):
+    """The opposite of `paired`."""
+    pair = dict(zip(("beta1", "beta2"), arguments.get("betas", ()), strict=False))
+    return {name: value for name, value in arguments.items() if name != "betas"} | pair
+
 
 DTYPES = [np.float32, np.float64]
 STORED = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]  # what a gradient may be
@@ -49,9 +74,7 @@ class Variant:
 
     def arguments(self, hypers, step):
         """Keyword arguments of the kernel from hyperparameters by the table's names."""
-        hypers = {name: hypers[name] for name in RULES[self.rule].hypers if name != "step"}
-        if "beta1" in hypers:
-            hypers["betas"] = (hypers.pop("beta1"), hypers.pop("beta2"))
+        hypers = paired({name: hypers[name] for name in RULES[self.rule].hypers if name != "step"})
         if "momentum" in hypers and "momentum_buffer" not in self.states:
             hypers["momentum"] = 0.0
         if self.options.get("nesterov"):
@@ -150,6 +173,19 @@ def assert_same_bits(found, expected, what=""):
             f"{what}: {len(where)} of {found.size} elements differ, first at {i}: "
             f"{found.reshape(-1)[i]!r} instead of {expected.reshape(-1)[i]!r}"
         )
+
+
+def assert_same_as_reference(opt, model):
+    """An optimizer is what its `reference.Optimizer` is: parameters, hyperparameters, step counts and state buffers."""
+    for i, (found, expected) in enumerate(zip(opt.params, model.params, strict=True)):
+        assert_same_bits(found, expected, f"parameter {i}")
+    for group, expected in zip(opt.param_groups, model.param_groups, strict=True):
+        assert {**group, "params": None} == {**expected, "params": None}
+    for i, (state, expected) in enumerate(zip(opt.state.values(), model.state, strict=True)):
+        assert state.keys() == expected.keys(), (i, state.keys(), expected.keys())
+        assert state["step"] == expected["step"]
+        for name in expected.keys() - {"step"}:
+            assert_same_bits(state[name], expected[name], f"{name} of parameter {i}")
 
 
 # ---- A model for several threads. Here, where processes that are started anew can import it. ----

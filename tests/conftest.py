@@ -3,29 +3,14 @@ import importlib
 import os
 import shutil
 import sys
-from pathlib import Path
 
 import hypothesis
 import pytest
-from commands import clean_environment, compiler, run, run_well
+from commands import CSRC, ROOT, build_core, clean_environment, compiler, listed_in_manifest, run, run_well
 from common import ISAS
 
 import fastopt
 
-ROOT = Path(__file__).parents[1]
-FOLDERS = ["audit", "bench", "csrc", "examples", "fastopt", "fuzz", "tests", "tools"]
-FILES = [
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    "LICENSE",
-    "MANIFEST.in",
-    "Makefile",
-    "README.md",
-    "SECURITY.md",
-    "noxfile.py",
-    "pyproject.toml",
-    "setup.py",
-]
 # What builds and runs leave in a working folder. The copy that is packed gets some of each, so that it is seen to stay
 # behind.
 LEFT_BEHIND = ["__pycache__", "*.py[cod]", "*.so", "*.o", "*.egg-info", "build", "dist"]
@@ -96,11 +81,13 @@ def tools():
 def sources(tmp_path_factory):
     """A copy of the sources, and the names of its files."""
     copy = tmp_path_factory.mktemp("sources") / "fastopt"
+    copy.mkdir()
     ignore = shutil.ignore_patterns(*LEFT_BEHIND)
-    for folder in FOLDERS:
-        shutil.copytree(ROOT / folder, copy / folder, ignore=ignore)
-    for name in FILES:
-        shutil.copy(ROOT / name, copy / name)
+    for path in listed_in_manifest():
+        if path.is_dir():
+            shutil.copytree(path, copy / path.name, ignore=ignore)
+        else:
+            shutil.copy(path, copy / path.name)
     names = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
     for name in JUNK:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
@@ -126,14 +113,9 @@ def archives(sources, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory):
-    """Builds a C program of this folder and links it with the core, which is built once for the same flags."""
-    cores, sources = {}, sorted((ROOT / "csrc").glob("*.c"))
+    """Builds a C program of tests/core and links it with the core, which is built once for the same flags."""
+    cores = {}
     strict = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror", "-pthread"]
-
-    def compile_core(cc, flags):
-        folder = tmp_path_factory.mktemp("core")
-        run_well(cc, *flags, "-c", *sources, cwd=folder)
-        return [folder / f"{path.stem}.o" for path in sources]
 
     def build_program(name, flags, program, core=True):
         cc, folder, flags = compiler(name), tmp_path_factory.mktemp(name), (*strict, *flags)
@@ -144,9 +126,9 @@ def build(tmp_path_factory):
             runtime = "libclang-rt-dev" if name == "clang" else "libasan, libubsan and libtsan"
             pytest.skip(f"{name} does not link with {' '.join(flags)}: install its sanitizers' libraries ({runtime})")
         if core and (cc, flags) not in cores:
-            cores[cc, flags] = compile_core(cc, flags)
+            cores[cc, flags] = build_core(cc, flags, tmp_path_factory.mktemp("core"))
         objects = cores[cc, flags] if core else []
-        inputs = ["-I", ROOT / "csrc", ROOT / "tests" / program, *objects, "-lm"]
+        inputs = ["-I", CSRC, ROOT / "tests/core" / program, *objects, "-lm"]
         run_well(cc, *flags, *inputs, "-o", "program", cwd=folder)
         return folder / "program"
 

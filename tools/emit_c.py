@@ -19,7 +19,7 @@ def files(rules: Table) -> dict[str, str]:
         "csrc/rules.h": names(rules),
         "csrc/rules.c": rules_c(rules),
         "csrc/loops.h": loops(rules),
-        "tests/rules.def": rows(rules),
+        "tests/core/rules.def": rows(rules),
     }
 
 

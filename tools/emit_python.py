@@ -23,7 +23,7 @@ def files(rules: Table) -> dict[str, str]:
         "fastopt/memoryviews.pxd": memoryviews_declared(rules),
         "fastopt/memoryviews.pyx": memoryviews(rules),
         "fastopt/memoryviews.pyi": memoryviews_stub(),
-        "tests/interface.txt": interface.text(rules),
+        "tests/core/interface.txt": interface.text(rules),
     }
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,8 +88,8 @@ def look_ahead(optimizer: fastopt.Optimizer) -> contextlib.AbstractContextManage
 
 def time_step(optimizer: fastopt.Optimizer, recent: list[dict[str, Array]]) -> tuple[float, float]:
     """Median microseconds of a step of this model by fastopt and by the NumPy reference, taken in turn."""
-    ours, theirs = copy.deepcopy(optimizer), copy.deepcopy(optimizer)
-    calls: tuple[Callable[[dict[str, Array]], object], ...] = (ours.step, reference_step(theirs))
+    ours, theirs = copy.deepcopy(optimizer), fastopt.reference.Optimizer.like(optimizer)
+    calls: tuple[Callable[[dict[str, Array]], object], ...] = (ours.step, reference_step(theirs, list(ours.state)))
     times: tuple[list[int], list[int]] = ([], [])
     for i in range(TIMED_STEPS):
         grads = recent[i % len(recent)]
@@ -102,20 +101,6 @@ def time_step(optimizer: fastopt.Optimizer, recent: list[dict[str, Array]]) -> t
     return step, reference
 
 
-def reference_step(optimizer: fastopt.Optimizer) -> Callable[[dict[str, Array]], object]:
-    """The step of this optimizer by `fastopt.reference`, on the optimizer's own arrays."""
-    rule = getattr(fastopt.reference, optimizer.rule)
-    takes = inspect.signature(rule).parameters
-    group = {name: value for name, value in optimizer.param_groups[0].items() if name in takes}
-    tensors = [
-        (key, param, {name: value for name, value in state.items() if name in takes})
-        for param, (key, state) in zip(optimizer.params, optimizer.state.items(), strict=True)
-    ]
-
-    def step(grads: dict[str, Array]) -> None:
-        for key, param, state in tensors:
-            if "step" in state:
-                state["step"] += 1  # the optimizer counts the steps taken, a rule the one that it takes
-            rule(param, grads[key], **state, **group)
-
-    return step
+def reference_step(model: fastopt.reference.Optimizer, names: Sequence[Any]) -> Callable[[dict[str, Array]], object]:
+    """The step of the reference's optimizer, from gradients by the names of the parameters."""
+    return lambda grads: model.step([grads[name] for name in names])

@@ -62,8 +62,7 @@ def _read_groups(optimizer: Optimizer, groups: Any) -> tuple[list[Any], list[dic
             if names != structure.keys:
                 raise ValueError(f"{name} was saved for {shown(names)}, but the group has {shown(structure.keys)}")
         # Convert now: a value's own `__float__` may run code, and none may run between check and copy.
-        found = {key: saved.get(key, group[key]) for key in optimizer._hypers()}
-        checked = optimizer._checked(group, found, True)
+        checked = optimizer._checked(group, {key: saved.get(key, group[key]) for key in optimizer._hypers()}, True)
         for key in optimizer._shared:
             if checked[key] != group[key]:
                 raise ValueError(

@@ -1,0 +1,17 @@
+"""What the core does where the processor has less, or the system starts no thread (faults.c)."""
+
+import pytest
+from commands import run_well
+
+pytestmark = pytest.mark.slow
+
+SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [("gcc", ["-O0"]), ("gcc", ["-O0", "-DFASTOPT_NO_THREADS"]), ("clang", SANITIZED)],
+    ids=["threads", "no threads", "sanitized"],
+)
+def test_less_of_everything(name, flags, build):
+    assert run_well(build(name, flags, "faults.c", core=False)) == "ok\n"
