@@ -225,7 +225,7 @@ def test_the_extras_exist():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_its_links_and_paths_exist(page):
-    """Links start from the page's folder, paths from the root; a page may give the name of a test file alone."""
+    """Links start from the page's folder, paths from the root; docs/guarantees.md says how it names tests."""
     links = [link for link in re.findall(r"\]\(([^)#]+)", prose(page)) if "://" not in link]
     assert all((ROOT / page).parent.joinpath(link).exists() for link in links), links
     words = [word.strip(":,;.") for span in spans(page) for word in span.split()]
@@ -234,9 +234,10 @@ def test_its_links_and_paths_exist(page):
         for word in words
         if re.fullmatch(r"(csrc|examples|fastopt|tests|bench|docs)/[\w./*]*", word) and "NAME" not in word
     ]
-    paths += [f"tests/**/{word}" for word in words if re.fullmatch(r"test_\w+\.py", word)]
     for path in paths:
         assert list(ROOT.glob(path.rstrip("/"))), path
+    for name in (word.removeprefix("test_") for word in words if re.fullmatch(r"test_[a-z_]+", word)):
+        assert [*ROOT.glob(f"tests/**/test_{name}.py"), *ROOT.glob(f"tests/**/{name}/")], name
 
 
 def test_the_links_inside_a_page_lead_to_its_headings():
