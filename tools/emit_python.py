@@ -461,17 +461,11 @@ def passed(names: list[str]) -> str:
 
 
 def readme_rules(rules: Table) -> str:
-    lines = ["| class | rule | defaults | where other libraries differ |", "|---|---|---|---|"]
+    lines = ["| class | rule | defaults |", "|---|---|---|"]
     for rule in rules.rules:
-        lines.append(f"| `{rule.cls}` | {cell(rule.title)} | {defaults(rule)} | {cell(sentence(rule.notes))} |")
-    blocks = "\n".join(map(formula, rules.rules))
-    return "\n".join(lines) + f"\n\n```text\n{blocks}```\n"
-
-
-def formula(rule: Rule) -> str:
-    """The step of a rule and where it comes from, as a block of text."""
-    paper = textwrap.fill(rule.paper, WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
-    return f"{rule.cls}, kernels.{rule.name}\n{paper}\n{textwrap.indent(rule.formula, ' ' * 8)}\n"
+        link = f"[`{rule.cls}`](csrc/rules/{rule.name}.h)"
+        lines.append(f"| {link} | {cell(rule.title)} | {defaults(rule)} |")
+    return "\n".join(lines) + "\n"
 
 
 def cell(text: str) -> str:

@@ -1,5 +1,5 @@
 /*
- * Sixteen numbers find the bottom of a bowl. They are two tensors, as the weights and the bias of a layer would be, and one
+ * Minimizes a function of sixteen numbers. They are two tensors, as the weights and the bias of a layer would be, and one
  * call steps both.
  */
 #include "fastopt.h"
@@ -19,8 +19,8 @@ int main(void)
     fastopt_group group;
     fastopt_model model;
 
-    fastopt_group_init(&group, sizeof group, "adam", FASTOPT_F32); /* with the defaults of the table, */
-    fastopt_set(&group, "lr", 0.1);                                /* but for this */
+    fastopt_group_init(&group, sizeof group, "adam", FASTOPT_F32); /* with the defaults of Adam, */
+    fastopt_set(&group, "lr", 0.1);                                /* except the learning rate */
     group.tensors = tensors, group.count = 2;
     fastopt_model_init(&model, sizeof model);
     model.groups = &group, model.count = 1;

@@ -1,4 +1,4 @@
-"""Adam on a bowl: the update through cffi, everything else in NumPy."""
+"""Adam: the update through cffi, everything else in NumPy."""
 
 import cffi
 import numpy as np

@@ -1,4 +1,4 @@
-"""Adam on a bowl: the update through ctypes, everything else in NumPy."""
+"""Adam: the update through ctypes, everything else in NumPy."""
 
 import ctypes
 
@@ -7,8 +7,8 @@ import numpy as np
 import fastopt
 
 # int fastopt_adam_f32(size_t n, float *p, const float *g, float *exp_avg, float *exp_avg_sq, float *max_exp_avg_sq,
-#                      double step, ..., double grad_scale, unsigned options): fastopt.h has it.
-floats = np.ctypeslib.ndpointer(np.float32, flags="C_CONTIGUOUS, WRITEABLE")  # checks each array that is given
+#                      double step, ..., double grad_scale, unsigned options); see fastopt.h.
+floats = np.ctypeslib.ndpointer(np.float32, flags="C_CONTIGUOUS, WRITEABLE")  # checks each array
 prototype = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_size_t, *[floats] * 4, ctypes.c_void_p, *[ctypes.c_double] * 7, ctypes.c_uint
 )

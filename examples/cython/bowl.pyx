@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False
-"""Adam on a bowl, without Python in the loop."""
+"""Adam in a loop without Python."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from fastopt.capi cimport adam_f32, strerror
 
 
 def train(float[::1] p, const float[::1] target, const float[::1] curvature, int steps):
-    """Moves `p` to the bottom of the bowl, in place."""
+    """Minimizes the loss over `p`, in place."""
     cdef size_t i, n = p.shape[0]
     cdef int step, status = 0
     cdef float[::1] g = np.zeros(n, np.float32)

@@ -1,4 +1,4 @@
-"""Trains with the compiled module and prints what it found."""
+"""Minimizes the loss with the compiled module and prints the numbers that it found."""
 
 import bowl
 import numpy as np

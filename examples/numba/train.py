@@ -1,4 +1,4 @@
-"""Adam on a bowl: the whole loop is compiled by numba, and calls the update by address."""
+"""Adam: numba compiles the whole loop, which calls the update by address."""
 
 import ctypes
 
@@ -7,7 +7,7 @@ from numba import njit
 
 import fastopt
 
-# Pointers are c_void_p, for which compiled code passes `array.ctypes`; the one that is NULL is an integer, 0.
+# A pointer is a c_void_p, for which compiled code passes `array.ctypes`; the NULL pointer is an integer, 0.
 prototype = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_size_t, *[ctypes.c_void_p] * 4, ctypes.c_size_t, *[ctypes.c_double] * 7, ctypes.c_uint
 )

@@ -1,4 +1,4 @@
-// Adam on a bowl, without Python in the loop.
+// Adam in a loop without Python.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -17,7 +17,7 @@ static void train(array p_array, const array &target_array, const array &curvatu
     const auto n = static_cast<size_t>(p_array.size());
     if (target_array.size() != p_array.size() || curvature_array.size() != p_array.size())
         throw std::invalid_argument("p, target and curvature must have one length");
-    float *p = p_array.mutable_data(); // throws if it is read-only
+    float *p = p_array.mutable_data(); // throws if the array is read-only
     const float *target = target_array.data(), *curvature = curvature_array.data();
     std::vector<float> g(n), exp_avg(n), exp_avg_sq(n);
 
@@ -37,7 +37,7 @@ PYBIND11_MODULE(bowl, module)
     fastopt = fastopt_import();
     if (!fastopt)
         throw py::error_already_set();
-    // noconvert(): an array of another type is an error, not a copy that nobody sees.
-    module.def("train", &train, "Moves `p` to the bottom of the bowl, in place.", py::arg("p").noconvert(),
+    // noconvert(): an array of another type is an error, not a silent copy.
+    module.def("train", &train, "Minimizes the loss over `p`, in place.", py::arg("p").noconvert(),
                py::arg("target").noconvert(), py::arg("curvature").noconvert(), py::arg("steps"));
 }

@@ -1,4 +1,4 @@
-"""The doors as their users come through them: a new environment with the wheel, other folders, what READMEs say."""
+"""The doors as their users come through them: a new environment with the wheel, other folders, what the docs say."""
 
 import re
 import shutil
@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from commands import ROOT, clean_environment, run, run_well
 from common import assert_same_bits
+from sybil import Sybil
+from sybil.parsers.markdown import CodeBlockParser
 
 from fastopt import reference
 
@@ -78,24 +80,7 @@ def test_its_readme_works_and_finds_the_bits_of_the_reference(example, shell, tm
     assert losses[-1] < 1e-6 * losses[0]
 
 
-# ---- The README's snippets. ----
-
-
-def snippets():
-    """{file name: its text and the command that builds it} of the snippets that begin with a comment that names a file.
-
-    The command comes after the snippet; where there is none, the one before it is meant, with the other name.
-    """
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    pattern = r"^```\w+\n(?:/\* |# |// )(\w+)(\.\w+)[^\n]*\n(.*?)^```\n(?:\n```sh\n(.*?)^```$)?"
-    found, last = {}, ""
-    for name, suffix, code, command in re.findall(pattern, text, re.MULTILINE | re.DOTALL):
-        command = command or re.sub(rf"\b{last}\b", name, found[last + suffix][1])
-        found[name + suffix], last = (code, command), name
-    return found
-
-
-SNIPPETS = snippets()
+# ---- The blocks of docs/embedding.md; test_docs.py runs those in Python. ----
 
 # Takes three steps with the module that was built and prints the bits.
 DRIVE = """
@@ -118,29 +103,32 @@ def after(steps, **hypers):
     return p
 
 
-PRINTS = {"main.c": after(1), "model.c": after(3, lr=1e-2)}  # of the snippets that are programs
+# What a program prints; a module gets three steps from DRIVE.
+RESULTS = {"main.c": after(1), "model.c": after(3, lr=1e-2), "step_cy.pyx": after(3), "step_cpp.cpp": after(3)}
 
 
-def test_the_readme_has_a_snippet_for_every_compiled_door():
-    assert list(SNIPPETS) == ["main.c", "model.c", "step_cy.pyx", "step_cpp.cpp"]
-    assert "model.c" in SNIPPETS["model.c"][1]
+def test_the_page_on_embedding_works_from_top_to_bottom(shell, tmp_path):
+    """In one folder, as a reader has it: a block with a file's name in its first line is written, a command runs."""
+    (tmp_path / "drive.py").write_text(DRIVE, encoding="utf-8")
+    names, checked = [], []
 
+    def write(example):
+        name = re.match(r"(?:/\*|//|#) (\w+\.\w+)", example.parsed)[1]
+        (tmp_path / name).write_text(example.parsed, encoding="utf-8")
+        names.append(name)
 
-@pytest.fixture(scope="module")
-def snippet_folder(tmp_path_factory):
-    """One folder for all of them, as a reader has."""
-    return tmp_path_factory.mktemp("snippets")
+    def build(example):
+        name = names[-1]
+        printed = shell(example.parsed, tmp_path)
+        if not name.endswith(".c"):
+            printed = shell(f"python drive.py {name.partition('.')[0]}", tmp_path)
+        assert_same_bits(np.array(printed.split()[:2], np.float32), RESULTS[name], name)
+        checked.append(name)
 
-
-@pytest.mark.parametrize("name", SNIPPETS)
-def test_the_snippet_works(name, shell, snippet_folder):
-    code, command = SNIPPETS[name]
-    (snippet_folder / name).write_text(code, encoding="utf-8")
-    printed = shell(command, snippet_folder)
-    if name not in PRINTS:
-        (snippet_folder / "drive.py").write_text(DRIVE, encoding="utf-8")
-        printed = shell(f"python drive.py {name.partition('.')[0]}", snippet_folder)
-    assert_same_bits(np.array(printed.split()[:2], np.float32), PRINTS.get(name, after(3)), name)
+    parsers = [CodeBlockParser(language, write) for language in ("c", "cpp", "cython")]
+    for example in Sybil([*parsers, CodeBlockParser("sh", build)]).parse(ROOT / "docs/embedding.md").examples():
+        example.evaluate()
+    assert checked == names == list(RESULTS)
 
 
 # ---- nanobind, which gets the functions as pybind11 does. ----
