@@ -32,6 +32,7 @@ SECTIONS = {
     "g": "kernel",
     "h": "doors",
     "i": "layouts",
+    "j": "hot",
 }
 
 INTRODUCTION = """Written by `python bench/run.py` (`make bench`); remarks by hand stand in `bench/NOTES.md`, which is

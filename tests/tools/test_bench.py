@@ -25,7 +25,7 @@ def test_the_whole_picture(tmp_path):
         pytest.importorskip(module, reason="needs what the benchmarks need: pip install 'fastopt[bench]'")
     run("bench/run.py", "--quick", "--peers", "none", "--output", tmp_path)
     results = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
-    assert re.findall(r"^## \((\w)\)", results, re.MULTILINE) == list("abcdefghi")
+    assert re.findall(r"^## \((\w)\)", results, re.MULTILINE) == list("abcdefghij")
     titles = (
         "The machine",
         "What is promised",
@@ -34,6 +34,7 @@ def test_the_whole_picture(tmp_path):
         "Adadelta",
         "The demo's loop",
         "the capsule",
+        "step(grads, lr=x)",
     )
     for title in titles:
         assert title in results
