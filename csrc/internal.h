@@ -29,10 +29,10 @@
 enum {
     FASTOPT_MAX_COEFFICIENTS = 16,
     FASTOPT_MAX_SUMS = 2,
-    FASTOPT_LANES = 16, /* of a sum of squares */
-    FASTOPT_LINE = 64,  /* bytes of a cache line */
+    FASTOPT_LANES = 16,    /* of a sum of squares */
+    FASTOPT_LINE = 64,     /* bytes of a cache line */
     FASTOPT_ZEROED = 2048, /* elements between whose step and whose zeroing the gradient stays in the cache */
-    FASTOPT_TYPES = 5,  /* FASTOPT_F32 ... FASTOPT_BF16, and 0 */
+    FASTOPT_TYPES = 5,     /* FASTOPT_F32 ... FASTOPT_BF16, and 0 */
     FASTOPT_BUFFERS = 2 + FASTOPT_MAX_STATES
 };
 
@@ -64,8 +64,8 @@ typedef struct {
     fastopt_prepare *prepare[2]; /* for float and double */
     fastopt_settle *settle[2];
     unsigned option_mask;
-    const char *const *needs;              /* for each option what it asks of hyperparameters, in words, or NULL */
-    unsigned char range[FASTOPT_MAX_HYPERS]; /* of each hyperparameter */
+    const char *const *needs;                  /* for each option what it asks of hyperparameters, in words, or NULL */
+    unsigned char range[FASTOPT_MAX_HYPERS];   /* of each hyperparameter */
     signed char needed_by[FASTOPT_MAX_STATES]; /* the hyperparameter that calls for a state, or -1 */
     unsigned char sums[FASTOPT_MAX_SUMS];
 } fastopt_rule_row;
@@ -76,8 +76,8 @@ FASTOPT_INTERNAL_DATA const fastopt_rule_row fastopt_rules[RULE_COUNT];
 
 typedef void fastopt_sum_squares(size_t n, const void *g, size_t phase, double scale, double *lanes);
 typedef void fastopt_multiply(size_t n, void *g, double factor);
-typedef void fastopt_unpack(size_t rows, size_t columns, const char *from, ptrdiff_t row_stride, ptrdiff_t column_stride,
-                            void *to, size_t width);
+typedef void fastopt_unpack(size_t rows, size_t columns, const char *from, ptrdiff_t row_stride,
+                            ptrdiff_t column_stride, void *to, size_t width);
 typedef void fastopt_pack(size_t rows, size_t columns, char *to, ptrdiff_t row_stride, ptrdiff_t column_stride,
                           const void *from, size_t width);
 
@@ -118,7 +118,8 @@ static inline size_t fastopt_computed_size(int type)
     return (size_t)type * 4;
 }
 
-_Static_assert(sizeof(float) == 4 * FASTOPT_F32 && sizeof(double) == 4 * FASTOPT_F64, "as fastopt_computed_size() has it");
+_Static_assert(sizeof(float) == 4 * FASTOPT_F32 && sizeof(double) == 4 * FASTOPT_F64,
+               "as fastopt_computed_size() has it");
 
 /* ---- What is in the public structures' scratch. ---- */
 
@@ -127,8 +128,8 @@ typedef struct {
     double coefficients[FASTOPT_MAX_COEFFICIENTS]; /* as float or double, the type of the group */
     double factor; /* what gradients are multiplied by before they reach the loop: 1, unless float cannot hold it */
     fastopt_run *run;
-    int staged;    /* whether the loop cannot have the tensors' memory itself: factor is not 1 */
-    int sums;      /* whether there is a second pass */
+    int staged; /* whether the loop cannot have the tensors' memory itself: factor is not 1 */
+    int sums;   /* whether there is a second pass */
     /* What was found to be right at an earlier step: most of it stays as it is from step to step. */
     double hyper[FASTOPT_MAX_HYPERS];
     int rule, type;
@@ -154,8 +155,8 @@ enum { FASTOPT_FIRST, FASTOPT_SUMS };
 /* What a model amounts to. */
 typedef struct {
     size_t elements;
-    size_t sums;  /* doubles of workspace */
-    int doubles;  /* whether there are any */
+    size_t sums; /* doubles of workspace */
+    int doubles; /* whether there are any */
 } fastopt_extent;
 
 typedef void fastopt_part(void *context, fastopt_group *group, fastopt_tensor *tensor, size_t begin, size_t end);
@@ -186,7 +187,8 @@ FASTOPT_INTERNAL void fastopt_share_row(fastopt_model *model, size_t elements, s
                                         fastopt_part *part, void *context);
 
 /* The same on as many threads as `bytes` justifies. Inlined, so that a step of few elements is few calls. */
-ALWAYS_INLINE void fastopt_run_row(fastopt_model *model, size_t elements, size_t bytes, fastopt_part *part, void *context)
+ALWAYS_INLINE void fastopt_run_row(fastopt_model *model, size_t elements, size_t bytes, fastopt_part *part,
+                                   void *context)
 {
     const int threads = fastopt_threads_for(model, bytes);
 
@@ -203,8 +205,8 @@ ALWAYS_INLINE void fastopt_run_row(fastopt_model *model, size_t elements, size_t
 }
 
 /* Calls `part` for the elements from `begin` to `end` of the row, with cuts at multiples of `bytes` in a tensor. */
-FASTOPT_INTERNAL void fastopt_for_parts(fastopt_model *model, size_t begin, size_t end, size_t bytes, fastopt_part *part,
-                                        void *context);
+FASTOPT_INTERNAL void fastopt_for_parts(fastopt_model *model, size_t begin, size_t end, size_t bytes,
+                                        fastopt_part *part, void *context);
 
 /* ---- staging.c: buffers that are not stored as computed. ---- */
 
@@ -221,14 +223,14 @@ typedef void fastopt_block_task(void *context, const fastopt_block *block);
 /* What is to be done with the blocks of a tensor. */
 typedef struct {
     const fastopt_loops *loops;
-    double factor;      /* of the gradients, before they are handed on */
-    int reads_g;        /* whether gradients are handed on */
-    int reads_p;        /* whether parameters and state are */
-    int writes_p;       /* whether they are written: parameters, */
-    int writes_states;  /* and state */
-    int writes_g;       /* whether gradients are written as they were handed on, */
-    int zeroes_g;       /* or become zero */
-    int scratch;        /* whether the task needs a scratch buffer */
+    double factor;     /* of the gradients, before they are handed on */
+    int reads_g;       /* whether gradients are handed on */
+    int reads_p;       /* whether parameters and state are */
+    int writes_p;      /* whether they are written: parameters, */
+    int writes_states; /* and state */
+    int writes_g;      /* whether gradients are written as they were handed on, */
+    int zeroes_g;      /* or become zero */
+    int scratch;       /* whether the task needs a scratch buffer */
     fastopt_block_task *task;
     void *context;
 } fastopt_walk;
@@ -242,8 +244,8 @@ typedef struct {
  * FASTOPT_OK, or what is wrong with the layout of a tensor's gradient, or unless `gradient` of all its buffers. `zeroed`:
  * the gradient is written. Of a tensor without elements nothing is looked at.
  */
-FASTOPT_INTERNAL int fastopt_check_layout(const fastopt_group *group, const fastopt_tensor *tensor, int gradient, int zeroed,
-                                          fastopt_wrong *what);
+FASTOPT_INTERNAL int fastopt_check_layout(const fastopt_group *group, const fastopt_tensor *tensor, int gradient,
+                                          int zeroed, fastopt_wrong *what);
 
 /* Part of a tensor, in the order that memory likes best. */
 FASTOPT_INTERNAL void fastopt_walk_tensor(const fastopt_walk *walk, const fastopt_group *group,
@@ -277,7 +279,6 @@ FASTOPT_INTERNAL void fastopt_run_pieces(fastopt_task *task, void *context, size
 /* A step of one tensor by way of a model: for what run_one() (one.h) cannot do by itself. */
 FASTOPT_INTERNAL int fastopt_one_tensor(int rule, int type, size_t n, void *p, const void *g, void *const *state,
                                         const double *hyper, unsigned options);
-
 
 /* Two doubles in one vector register, where there are any. */
 typedef double fastopt_pair __attribute__((vector_size(16)));

@@ -54,13 +54,12 @@ static void sum_part(void *context, fastopt_group *group, fastopt_tensor *tensor
     sum->loops = fastopt_loops_of(sum->job->set, group->type);
     sum->phase = (tensor->scratch[FASTOPT_FIRST] + begin - sum->begin) % FASTOPT_LANES;
     if (tensor->layout) {
-        const fastopt_walk walk = {
-            .loops = sum->loops, .factor = 1.0, .reads_g = 1, .task = sum_block, .context = sum};
+        const fastopt_walk walk = {.loops = sum->loops, .factor = 1.0, .reads_g = 1, .task = sum_block, .context = sum};
         fastopt_walk_blocks(&walk, group, tensor, begin, end);
     } else {
         const char *g = tensor->g;
-        sum->loops->sum_squares(end - begin, g + begin * fastopt_computed_size(group->type), sum->phase, sum->job->scale,
-                                sum->lanes);
+        sum->loops->sum_squares(end - begin, g + begin * fastopt_computed_size(group->type), sum->phase,
+                                sum->job->scale, sum->lanes);
     }
 }
 
@@ -157,11 +156,12 @@ static void multiply_part(void *context, fastopt_group *group, fastopt_tensor *t
     const fastopt_loops *loops = fastopt_loops_of(job->set, group->type);
 
     if (tensor->layout) {
-        const fastopt_walk walk = {.loops = loops, .factor = job->factor, .reads_g = 1, .writes_g = 1,
-                                   .task = ignore_block};
+        const fastopt_walk walk = {
+            .loops = loops, .factor = job->factor, .reads_g = 1, .writes_g = 1, .task = ignore_block};
         fastopt_walk_tensor(&walk, group, tensor, begin, end);
     } else {
-        loops->multiply(end - begin, (char *)(uintptr_t)tensor->g + begin * fastopt_computed_size(group->type), job->factor);
+        loops->multiply(end - begin, (char *)(uintptr_t)tensor->g + begin * fastopt_computed_size(group->type),
+                        job->factor);
     }
 }
 
@@ -179,7 +179,7 @@ int fastopt_clip_grad_norm(fastopt_model *model)
     model->norm = fastopt_norm_of(model, set, &all);
     job.factor = fastopt_clip_factor(model->norm, model->max_norm);
     if (job.factor != 1.0)
-        fastopt_run_row(model, all.elements, all.elements * (all.doubles ? sizeof(double) : sizeof(float)), multiply_part,
-                        &job);
+        fastopt_run_row(model, all.elements, all.elements * (all.doubles ? sizeof(double) : sizeof(float)),
+                        multiply_part, &job);
     return FASTOPT_OK;
 }

@@ -75,7 +75,8 @@ int run_one(fastopt_prepare *prepare, int rule, int type, size_t n, void *p, con
     if (n && (!p || !g))
         return FASTOPT_ERR_BUFFER;
     for (int i = 0; i < row->info.state_count; i++)
-        if (n && !state[i] && (i < row->info.required_states || (row->needed_by[i] >= 0 && hyper[row->needed_by[i]] != 0.0)))
+        if (n && !state[i] &&
+            (i < row->info.required_states || (row->needed_by[i] >= 0 && hyper[row->needed_by[i]] != 0.0)))
             return FASTOPT_ERR_BUFFER;
     if (row->info.sums || !fits_loop(type, hyper[last]))
         return fastopt_one_tensor(rule, type, n, p, g, state, hyper, options);

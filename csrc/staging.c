@@ -9,14 +9,14 @@
 #include "internal.h"
 
 enum {
-    SCRATCH = 1 << 16,   /* bytes for all unpacked buffers together: a tile of floats, in a second-level cache */
+    SCRATCH = 1 << 16,    /* bytes for all unpacked buffers together: a tile of floats, in a second-level cache */
     MOST_UNPACKED = 4096, /* elements of a block with unpacked buffers, if there is scratch memory for so many */
-    SLICE = 128,         /* elements of a block between which memory for the next one is fetched, */
-    FETCHED = 1 << 19,   /* in tensors of so many elements or more: smaller ones are in a cache already */
-    LONG_ROW = 256,      /* elements of a row from which on blocks end with it, so that its buffers need not be unpacked */
-    TILE_ROWS = 64,      /* of a tile that is fetched across the rows: four cache lines of floats in each column, which */
-    LEAST_ROWS = 16,     /* memory delivers in a row; one line at least; */
-    TILE_COLUMNS = 64    /* and columns at least, or there are fewer rows */
+    SLICE = 128,          /* elements of a block between which memory for the next one is fetched, */
+    FETCHED = 1 << 19,    /* in tensors of so many elements or more: smaller ones are in a cache already */
+    LONG_ROW = 256,   /* elements of a row from which on blocks end with it, so that its buffers need not be unpacked */
+    TILE_ROWS = 64,   /* of a tile that is fetched across the rows: four cache lines of floats in each column, which */
+    LEAST_ROWS = 16,  /* memory delivers in a row; one line at least; */
+    TILE_COLUMNS = 64 /* and columns at least, or there are fewer rows */
 };
 
 /* ---- The layout of a tensor, made ready to be walked. ---- */
@@ -26,18 +26,18 @@ enum { P, G, STATE }; /* the places of the buffers; those that are not walked ha
 typedef struct {
     char *base;
     int type;
-    int scaled;      /* a gradient that is multiplied by the factor first */
-    int dense;       /* contiguous in the order of the walk */
-    char *unpacked;  /* its scratch memory, if it may need some */
-    ptrdiff_t item;  /* bytes of an element */
+    int scaled;     /* a gradient that is multiplied by the factor first */
+    int dense;      /* contiguous in the order of the walk */
+    char *unpacked; /* its scratch memory, if it may need some */
+    ptrdiff_t item; /* bytes of an element */
     ptrdiff_t stride[FASTOPT_MAX_DIMS];
 } buffer;
 
 typedef struct {
     const fastopt_walk *how;
-    int type;   /* what is computed in */
-    int ndim;   /* at least 1 */
-    int staged; /* buffers that have scratch memory */
+    int type;        /* what is computed in */
+    int ndim;        /* at least 1 */
+    int staged;      /* buffers that have scratch memory */
     size_t capacity; /* elements of each */
     int fetches;     /* whether memory is fetched ahead */
     size_t size[FASTOPT_MAX_DIMS];
@@ -48,7 +48,8 @@ typedef struct {
 _Static_assert(SCRATCH / (FASTOPT_BUFFERS + 1) / sizeof(double) >= TILE_COLUMNS + FASTOPT_LANES,
                "there is a tile with all buffers unpacked");
 
-static void add_buffer(walker *w, int place, const void *base, int type, const ptrdiff_t *strides, const fastopt_layout *layout)
+static void add_buffer(walker *w, int place, const void *base, int type, const ptrdiff_t *strides,
+                       const fastopt_layout *layout)
 {
     buffer *b = &w->buffers[place];
     ptrdiff_t contiguous;
@@ -183,7 +184,8 @@ static char *divide_scratch(walker *w)
 }
 
 /* Makes a tensor ready; `ordered`: its elements are to come in their own order. Returns the task's scratch memory. */
-static char *start(walker *w, const fastopt_walk *how, const fastopt_group *group, const fastopt_tensor *tensor, int ordered)
+static char *start(walker *w, const fastopt_walk *how, const fastopt_group *group, const fastopt_tensor *tensor,
+                   int ordered)
 {
     const fastopt_layout *layout = tensor->layout;
 
@@ -273,7 +275,8 @@ static void move_elements(const walker *w, const buffer *b, move *task, const si
             rows = w->size[last - 1] - index[last - 1];
             rows = n / row < rows ? n / row : rows;
         }
-        task(w, b, rows, columns, address(w, b, index), last ? b->stride[last - 1] : 0, b->stride[last], scratch, columns);
+        task(w, b, rows, columns, address(w, b, index), last ? b->stride[last - 1] : 0, b->stride[last], scratch,
+             columns);
         if (scratch) /* zeroing has none */
             scratch += rows * columns * item;
         n -= rows * columns;
@@ -576,8 +579,9 @@ static void run_tile(walker *w, const tiling *t, fastopt_block *block, size_t ti
         for (int k = 0; k < FASTOPT_BUFFERS; k++) {
             const buffer *const b = &w->buffers[k];
             if (b->base)
-                set_place(block, k, unpacked[k] ? b->unpacked + r * t->width * item
-                                                : memory[k] + (ptrdiff_t)r * b->stride[t->across]);
+                set_place(block, k,
+                          unpacked[k] ? b->unpacked + r * t->width * item
+                                      : memory[k] + (ptrdiff_t)r * b->stride[t->across]);
         }
         if (w->buffers[G].base && w->buffers[G].scaled)
             multiply(w, block->n, (void *)(uintptr_t)block->g);
@@ -594,7 +598,8 @@ static void run_tile(walker *w, const tiling *t, fastopt_block *block, size_t ti
             pack(w, b, rows, columns, memory[k], b->stride[t->across], b->stride[last], b->unpacked, t->width);
     }
     if (w->how->zeroes_g)
-        zero(w, &w->buffers[G], rows, columns, memory[G], w->buffers[G].stride[t->across], w->buffers[G].stride[last], NULL, 0);
+        zero(w, &w->buffers[G], rows, columns, memory[G], w->buffers[G].stride[t->across], w->buffers[G].stride[last],
+             NULL, 0);
 }
 
 /* Tiles stand in for the elements from `begin` to `end`, each for its share: every tile is walked by one part alone. */
@@ -645,8 +650,8 @@ static int wrong(fastopt_wrong *what, int code, const char *name, const char *ta
 }
 
 /* The strides of one buffer; `written`: each element needs a place of its own. */
-static int check_strides(const fastopt_layout *layout, const ptrdiff_t *strides, int type, int written, const char *name,
-                         fastopt_wrong *what)
+static int check_strides(const fastopt_layout *layout, const ptrdiff_t *strides, int type, int written,
+                         const char *name, fastopt_wrong *what)
 {
     if (!layout->ndim)
         return strides ? wrong(what, FASTOPT_ERR_UNUSED, name, "NULL where ndim is 0") : FASTOPT_OK;
@@ -656,13 +661,14 @@ static int check_strides(const fastopt_layout *layout, const ptrdiff_t *strides,
         if (strides[d] % (ptrdiff_t)fastopt_size_of(type))
             return wrong(what, FASTOPT_ERR_LAYOUT, name, "multiples of the size of an element");
         if (written && !strides[d])
-            return wrong(what, FASTOPT_ERR_LAYOUT, name, "other than 0: each element that is written needs its own place");
+            return wrong(what, FASTOPT_ERR_LAYOUT, name,
+                         "other than 0: each element that is written needs its own place");
     }
     return FASTOPT_OK;
 }
 
-static int check_stored(const fastopt_layout *layout, int type, const ptrdiff_t *strides, int computed, const char *names[2],
-                        fastopt_wrong *what)
+static int check_stored(const fastopt_layout *layout, int type, const ptrdiff_t *strides, int computed,
+                        const char *names[2], fastopt_wrong *what)
 {
     if (type && type != computed)
         return wrong(what, FASTOPT_ERR_TYPE, names[0], "0 or the type of the group");
@@ -701,8 +707,8 @@ static int check_shape(const fastopt_layout *layout, size_t n, fastopt_wrong *wh
     return FASTOPT_OK;
 }
 
-FASTOPT_INTERNAL int fastopt_check_layout(const fastopt_group *group, const fastopt_tensor *tensor, int gradient, int zeroed,
-                                          fastopt_wrong *what)
+FASTOPT_INTERNAL int fastopt_check_layout(const fastopt_group *group, const fastopt_tensor *tensor, int gradient,
+                                          int zeroed, fastopt_wrong *what)
 {
     const fastopt_layout *layout = tensor->layout;
     int error;
