@@ -46,7 +46,7 @@ FASTOPT_INTERNAL int fastopt_lay_out(fastopt_model *model, const fastopt_loop_se
         if (group->count && !group->tensors)
             return fastopt_fail(model, FASTOPT_ERR_BUFFER, (ptrdiff_t)k, -1, "tensors", 0.0,
                                 "an array of count tensors");
-        all->doubles |= group->type == FASTOPT_F64;
+        all->has_doubles |= group->type == FASTOPT_F64;
         sums = group->rule >= 0 && group->rule < RULE_COUNT ? fastopt_rules[group->rule].info.sums : 0;
         for (size_t i = 0; i < group->count; i++) {
             fastopt_tensor *tensor = &group->tensors[i];
@@ -60,7 +60,7 @@ FASTOPT_INTERNAL int fastopt_lay_out(fastopt_model *model, const fastopt_loop_se
             tensor->scratch[FASTOPT_FIRST] = all->elements;
             all->elements += tensor->n;
             if (sums && tensor->n) {
-                const size_t strip = fastopt_strip_of(tensor->n);
+                const size_t strip = fastopt_strip_size(tensor->n);
                 tensor->scratch[FASTOPT_SUMS] = all->sums;
                 all->sums += (tensor->n + strip - 1) / strip * (size_t)sums;
             }

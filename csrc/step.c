@@ -85,7 +85,7 @@ static int check_tensors(fastopt_model *model, size_t k, const fastopt_tensor *p
 
     for (size_t i = 0; i < group->count; i++) {
         const fastopt_tensor *tensor = &group->tensors[i];
-        fastopt_wrong what;
+        fastopt_bad_field what;
         int error;
 
         if (!tensor->n)
@@ -126,7 +126,7 @@ static int is_checked(const fastopt_group *group)
     for (int i = 1; i < FASTOPT_MAX_HYPERS; i++)
         changed |= plan->hyper[i] != hyper[i]; /* both zeros are in all ranges that one of them is in */
     if (fastopt_rules[group->rule].range[0] == RANGE_count)
-        return !changed && in_bounds(fastopt_range_bounds[RANGE_count][0], hyper[0]) && !is_broken_count(hyper[0]);
+        return !changed && in_bounds(fastopt_range_bounds[RANGE_count][0], hyper[0]) && !is_fractional(hyper[0]);
     return !changed && plan->hyper[0] == hyper[0];
 }
 
@@ -317,7 +317,7 @@ static void measure_part(const step_job *job, fastopt_group *group, fastopt_tens
 {
     const fastopt_plan *plan = fastopt_plan_of(group);
     const fastopt_rule_row *row = &fastopt_rules[group->rule];
-    const size_t strip = fastopt_strip_of(tensor->n);
+    const size_t strip = fastopt_strip_size(tensor->n);
     double *const sums = (double *)job->model->workspace + tensor->scratch[FASTOPT_SUMS];
     measure_job measure = {.run = {plan->run, plan->coefficients, group->options},
                            .loops = fastopt_loops_of(job->set, group->type),
@@ -347,7 +347,7 @@ static void apply_part(void *context, fastopt_group *group, fastopt_tensor *tens
 {
     const step_job *job = context;
     const fastopt_rule_row *row = &fastopt_rules[group->rule];
-    const size_t strip = fastopt_strip_of(tensor->n), strips = (tensor->n + strip - 1) / strip;
+    const size_t strip = fastopt_strip_size(tensor->n), strips = (tensor->n + strip - 1) / strip;
     const double *const sums = (const double *)job->model->workspace + tensor->scratch[FASTOPT_SUMS];
     double coefficients[FASTOPT_MAX_COEFFICIENTS], totals[FASTOPT_MAX_SUMS] = {0};
     const block_job blocks = {fastopt_loops_of(job->set, group->type)->entries[group->rule].run[1], coefficients,
@@ -407,7 +407,7 @@ int fastopt_step(fastopt_model *model)
     if (error)
         return error;
     if (model->extras & (FASTOPT_CLIP_NORM | FASTOPT_SKIP_NONFINITE)) {
-        model->norm = fabs(model->grad_scale) * fastopt_norm_of(model, set, &all);
+        model->norm = fabs(model->grad_scale) * fastopt_model_norm(model, set, &all);
         if ((model->extras & FASTOPT_SKIP_NONFINITE) && !(model->norm <= DBL_MAX))
             return model->error.code = FASTOPT_SKIPPED;
         if (model->extras & FASTOPT_CLIP_NORM)
@@ -441,15 +441,15 @@ size_t fastopt_workspace(const fastopt_model *model)
         const fastopt_rule_info *info =
             group->size == sizeof *group && group->tensors ? fastopt_rule(group->rule) : NULL;
         for (size_t i = 0; info && info->sums && i < group->count; i++) {
-            const size_t n = group->tensors[i].n, strip = fastopt_strip_of(n);
+            const size_t n = group->tensors[i].n, strip = fastopt_strip_size(n);
             doubles += (n + strip - 1) / strip * (size_t)info->sums;
         }
     }
     return doubles * sizeof(double);
 }
 
-FASTOPT_INTERNAL int fastopt_one_tensor(int rule, int type, size_t n, void *p, const void *g, void *const *state,
-                                        const double *hyper, unsigned options)
+FASTOPT_INTERNAL int fastopt_step_one(int rule, int type, size_t n, void *p, const void *g, void *const *state,
+                                      const double *hyper, unsigned options)
 {
     double sums[1024 * FASTOPT_MAX_SUMS]; /* as many strips as a tensor has at most */
     fastopt_tensor tensor = {.size = sizeof tensor, .n = n, .p = p, .g = g};

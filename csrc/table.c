@@ -88,7 +88,7 @@ int fastopt_check_hyper(int rule, int type, int index, double value)
         return FASTOPT_ERR_UNUSED;
     range = fastopt_rules[rule].range[index];
     if (!in_bounds(fastopt_range_bounds[range][type - FASTOPT_F32], value) ||
-        (range == RANGE_count && is_broken_count(value)))
+        (range == RANGE_count && is_fractional(value)))
         return FASTOPT_ERR_HYPER - index;
     return FASTOPT_OK;
 }
