@@ -90,9 +90,9 @@ amalgamation: $(VENV)/.installed-amalgamation ## the C core as one file
 generate: $(VENV)/.installed-test ## write what repeats the table of rules, csrc/rules.toml
 	$(VENV)/bin/python tools/generate.py
 
-lint: $(VENV)/.installed-test ## check style
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
+# The checks are listed in .pre-commit-config.yaml; pre-commit needs a git repository.
+lint: $(VENV)/.installed-test ## check style, and format what is not formatted
+	PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files --show-diff-on-failure
 
 clean: ## remove what was made
 	rm -rf $(VENV) .nox build dist demo-output *.egg-info fastopt/*.so .pytest_cache .hypothesis .benchmarks .mypy_cache .ruff_cache

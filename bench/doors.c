@@ -36,7 +36,8 @@ static PyObject *steps(PyObject *module, PyObject *arguments)
 }
 
 static PyMethodDef methods[] = {{"steps", steps, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
-static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "doors_capsule", .m_size = -1, .m_methods = methods};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, .m_name = "doors_capsule", .m_size = -1,
+                                    .m_methods = methods};
 
 PyMODINIT_FUNC PyInit_doors_capsule(void)
 {

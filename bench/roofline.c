@@ -10,11 +10,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { MAX_STATES = 4, MAX_THREADS = 256, LINE = 16 };  /* LINE: 32-bit words in a cache line */
+enum { MAX_STATES = 4, MAX_THREADS = 256, LINE = 16 }; /* LINE: 32-bit words in a cache line */
 
 typedef struct {
     size_t n;
-    uint32_t *buffer[2 + MAX_STATES];  /* parameter, gradient, states */
+    uint32_t *buffer[2 + MAX_STATES]; /* parameter, gradient, states */
 } tensor;
 
 typedef struct {
@@ -23,17 +23,21 @@ typedef struct {
 } share;
 
 /* `states` is a constant where this is inlined, so that each number of buffers has a vector loop of its own. */
-static inline __attribute__((always_inline)) void
-pass(size_t n, uint32_t *restrict p, const uint32_t *restrict g, uint32_t *restrict a, uint32_t *restrict b,
-     uint32_t *restrict c, uint32_t *restrict d, const size_t states)
+static inline __attribute__((always_inline)) void pass(size_t n, uint32_t *restrict p, const uint32_t *restrict g,
+                                                       uint32_t *restrict a, uint32_t *restrict b, uint32_t *restrict c,
+                                                       uint32_t *restrict d, const size_t states)
 {
     for (size_t i = 0; i < n; i++) {
         const uint32_t bit = g[i] & 1u;
         p[i] ^= bit;
-        if (states > 0) a[i] ^= bit;
-        if (states > 1) b[i] ^= bit;
-        if (states > 2) c[i] ^= bit;
-        if (states > 3) d[i] ^= bit;
+        if (states > 0)
+            a[i] ^= bit;
+        if (states > 1)
+            b[i] ^= bit;
+        if (states > 2)
+            c[i] ^= bit;
+        if (states > 3)
+            d[i] ^= bit;
     }
 }
 
@@ -60,7 +64,7 @@ static void *work(void *argument)
             case 3: pass(n, at[0], at[1], at[2], at[3], at[4], at[5], 3); break;
             default: pass(n, at[0], at[1], at[2], at[3], at[4], at[5], 4); break;
             }
-            __asm__ volatile("" ::: "memory");  /* or two repeats would cancel out */
+            __asm__ volatile("" ::: "memory"); /* or two repeats would cancel out */
         }
     return NULL;
 }

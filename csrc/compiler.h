@@ -101,10 +101,10 @@ ALWAYS_INLINE void fastopt_transpose(const char *from, ptrdiff_t from_stride, ch
     for (int i = 0; i < 4; i++)
         memcpy(&in[i], from + i * from_stride, sizeof in[i]);
     {
-        const fastopt_four low[2] = {
-            FASTOPT_SHUFFLE(in[0], in[1], 0, 4, 1, 5), FASTOPT_SHUFFLE(in[2], in[3], 0, 4, 1, 5)};
-        const fastopt_four high[2] = {
-            FASTOPT_SHUFFLE(in[0], in[1], 2, 6, 3, 7), FASTOPT_SHUFFLE(in[2], in[3], 2, 6, 3, 7)};
+        const fastopt_four low[2] = {FASTOPT_SHUFFLE(in[0], in[1], 0, 4, 1, 5),
+                                     FASTOPT_SHUFFLE(in[2], in[3], 0, 4, 1, 5)};
+        const fastopt_four high[2] = {FASTOPT_SHUFFLE(in[0], in[1], 2, 6, 3, 7),
+                                      FASTOPT_SHUFFLE(in[2], in[3], 2, 6, 3, 7)};
         const fastopt_four out[4] = {
             FASTOPT_SHUFFLE(low[0], low[1], 0, 1, 4, 5), FASTOPT_SHUFFLE(low[0], low[1], 2, 3, 6, 7),
             FASTOPT_SHUFFLE(high[0], high[1], 0, 1, 4, 5), FASTOPT_SHUFFLE(high[0], high[1], 2, 3, 6, 7)};

@@ -26,7 +26,8 @@
 /* Narrowest first: each needs what those before it need. */
 #define FASTOPT_LOOPS_OF(type, set) \
     {entries_##type##_##set, sum_squares_##type##_##set, multiply_##type##_##set, \
-     {NULL, unpack_f32_##type##_##set, unpack_f64_##type##_##set, unpack_f16_##type##_##set, unpack_bf16_##type##_##set}, \
+     {NULL, unpack_f32_##type##_##set, unpack_f64_##type##_##set, unpack_f16_##type##_##set, \
+      unpack_bf16_##type##_##set}, \
      {NULL, pack_f32_##type##_##set, pack_f64_##type##_##set, pack_f16_##type##_##set, pack_bf16_##type##_##set}}
 #define FASTOPT_ALL(set) {#set, {FASTOPT_LOOPS_OF(f32, set), FASTOPT_LOOPS_OF(f64, set)}}
 static const fastopt_loop_set sets[] = {

@@ -84,20 +84,20 @@ extern "C" {
 /* What a function returns. The values never change their meaning. */
 enum {
     FASTOPT_OK = 0,
-    FASTOPT_SKIPPED = 1,        /* fastopt_step() alone: nothing was written, as asked for */
-    FASTOPT_ERR_ISA = -1,       /* FASTOPT_ISA, or the name given, is no instruction set of this machine */
-    FASTOPT_ERR_RULE = -2,      /* no such rule */
-    FASTOPT_ERR_OPTION = -3,    /* an option this rule does not take, or one that its hyperparameters forbid */
-    FASTOPT_ERR_BUFFER = -4,    /* a buffer that the rule or its hyperparameters need is NULL, one that another tensor
+    FASTOPT_SKIPPED = 1,     /* fastopt_step() alone: nothing was written, as asked for */
+    FASTOPT_ERR_ISA = -1,    /* FASTOPT_ISA, or the name given, is no instruction set of this machine */
+    FASTOPT_ERR_RULE = -2,   /* no such rule */
+    FASTOPT_ERR_OPTION = -3, /* an option this rule does not take, or one that its hyperparameters forbid */
+    FASTOPT_ERR_BUFFER = -4, /* a buffer that the rule or its hyperparameters need is NULL, one that another tensor
                                    of the group has is missing, or one that the rule does not know is there */
-    FASTOPT_ERR_MODEL = -5,     /* a field of the model: grad_scale, max_norm, extras */
-    FASTOPT_ERR_SIZE = -6,      /* a structure does not begin with its size */
-    FASTOPT_ERR_TYPE = -7,      /* no such element type, or one that the buffer cannot have */
-    FASTOPT_ERR_LAYOUT = -8,    /* the sizes of a layout do not multiply to n, strides are no multiples of the element's
+    FASTOPT_ERR_MODEL = -5,  /* a field of the model: grad_scale, max_norm, extras */
+    FASTOPT_ERR_SIZE = -6,   /* a structure does not begin with its size */
+    FASTOPT_ERR_TYPE = -7,   /* no such element type, or one that the buffer cannot have */
+    FASTOPT_ERR_LAYOUT = -8, /* the sizes of a layout do not multiply to n, strides are no multiples of the element's
                                    size, or one of them is 0 where elements are written */
-    FASTOPT_ERR_UNUSED = -9,    /* something that has no meaning is not zero: a hyperparameter past the rule's last */
+    FASTOPT_ERR_UNUSED = -9, /* something that has no meaning is not zero: a hyperparameter past the rule's last */
     FASTOPT_ERR_WORKSPACE = -10, /* the model's workspace is smaller than fastopt_workspace() */
-    FASTOPT_ERR_HYPER = -16     /* FASTOPT_ERR_HYPER - i: the i-th hyperparameter (from 0, in the order of the
+    FASTOPT_ERR_HYPER = -16      /* FASTOPT_ERR_HYPER - i: the i-th hyperparameter (from 0, in the order of the
                                    prototype) is out of its range, or leaves it when rounded to the compute type */
 };
 
@@ -136,14 +136,14 @@ typedef struct {
 } fastopt_option_info;
 
 typedef struct {
-    size_t size;         /* of this structure */
-    const char *name;    /* "adam" */
+    size_t size;      /* of this structure */
+    const char *name; /* "adam" */
     const char *paper;
     int state_count;     /* the lists are in the order of the prototype */
     int required_states; /* the first so many are always needed */
     int hyper_count;
     int option_count;
-    int sums;            /* what the rule adds up for each tensor before it can step it; 0: it works element by element */
+    int sums; /* how many sums a step needs of each tensor; 0: the rule works element by element */
     const fastopt_state_info *states;
     const fastopt_hyper_info *hypers;
     const fastopt_option_info *options;
@@ -171,16 +171,18 @@ typedef struct {
     int state_type[FASTOPT_MAX_STATES];
     int ndim;               /* the number of dimensions, up to FASTOPT_MAX_DIMS; 0: all buffers are contiguous */
     const ptrdiff_t *shape; /* ndim sizes, which multiply to n */
-    const ptrdiff_t *p_strides; /* bytes from an element to the next along each dimension, also negative; NULL: */
-    const ptrdiff_t *g_strides; /* contiguous, the last dimension fastest. A gradient's may be 0: one element for many. */
+    /* Strides are bytes from an element to the next along each dimension, and may be negative. NULL: contiguous, the
+     * last dimension fastest. Those of a gradient may be 0: one element stands for many. */
+    const ptrdiff_t *p_strides;
+    const ptrdiff_t *g_strides;
     const ptrdiff_t *state_strides[FASTOPT_MAX_STATES];
 } fastopt_layout;
 
 typedef struct {
-    size_t size; /* sizeof(fastopt_tensor) */
-    size_t n;    /* elements */
-    void *p;     /* where the first element lies */
-    const void *g; /* only read, but for FASTOPT_ZERO_GRAD and fastopt_clip_grad_norm(), for which it must be writable */
+    size_t size;   /* sizeof(fastopt_tensor) */
+    size_t n;      /* elements */
+    void *p;       /* where the first element lies */
+    const void *g; /* only read, except by FASTOPT_ZERO_GRAD and fastopt_clip_grad_norm(), which write to it */
     void *state[FASTOPT_MAX_STATES]; /* in the order of the rule's table; NULL: left off */
     const fastopt_layout *layout;    /* NULL: every buffer is contiguous and has the group's type */
     size_t scratch[2];               /* the library's own */
@@ -200,14 +202,14 @@ typedef struct {
 
 /* What was wrong, and where. */
 typedef struct {
-    int code;         /* what the call returned; if it is not negative the rest says nothing */
-    ptrdiff_t group;  /* indices; -1: of none in particular */
+    int code;        /* what the call returned; if it is not negative the rest says nothing */
+    ptrdiff_t group; /* indices; -1: of none in particular */
     ptrdiff_t tensor;
-    const char *rule; /* of the group, or NULL */
-    const char *name; /* of the hyperparameter, option, buffer or field; NULL: the code says it all */
-    double value;     /* of the hyperparameter or field */
+    const char *rule;  /* of the group, or NULL */
+    const char *name;  /* of the hyperparameter, option, buffer or field; NULL: the code says it all */
+    double value;      /* of the hyperparameter or field */
     const char *takes; /* what it may be, in words, or NULL */
-    int type;         /* of the group, or 0: float cannot hold every number that double can */
+    int type;          /* of the group, or 0: float cannot hold every number that double can */
 } fastopt_error;
 
 /* `extras` of a model is 0 or an OR of these; each costs what the pass over memory costs that it needs. */
@@ -224,10 +226,10 @@ typedef struct {
     double grad_scale; /* multiplies every gradient, on top of each group's own; the product must be finite, too */
     double max_norm;   /* under FASTOPT_CLIP_NORM, a number >= 0 */
     unsigned extras;
-    int threads; /* at most so many; 0 or less: fastopt_get_num_threads() */
+    int threads;     /* at most so many; 0 or less: fastopt_get_num_threads() */
     void *workspace; /* fastopt_workspace() bytes, aligned as malloc() does; NULL will do where that is 0 */
     size_t workspace_size;
-    double norm; /* out, under FASTOPT_CLIP_NORM and FASTOPT_SKIP_NONFINITE */
+    double norm;         /* out, under FASTOPT_CLIP_NORM and FASTOPT_SKIP_NONFINITE */
     fastopt_error error; /* out: what the last call was about, if it failed */
 } fastopt_model;
 

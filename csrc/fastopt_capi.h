@@ -46,10 +46,11 @@ static inline int fastopt_same_size(const char *name, size_t here, size_t there)
 {
     if (here == there)
         return 1;
-    PyErr_Format(PyExc_ImportError,
-                 "this module was compiled for fastopt %s, where %s has %zu bytes, but in the fastopt that is installed it "
-                 "has %zu: compile this module again",
-                 FASTOPT_VERSION, name, here, there);
+    PyErr_Format(
+        PyExc_ImportError,
+        "this module was compiled for fastopt %s, where %s has %zu bytes, but in the fastopt that is installed it "
+        "has %zu: compile this module again",
+        FASTOPT_VERSION, name, here, there);
     return 0;
 }
 
@@ -76,8 +77,7 @@ static inline const fastopt_capi *fastopt_import(void)
         PyErr_Format(PyExc_ImportError,
                      "this module was compiled for fastopt %s (C API %d of %zu bytes), but the fastopt that is "
                      "installed has C API %d of %zu bytes: %s",
-                     FASTOPT_VERSION, FASTOPT_CAPI_VERSION, sizeof(fastopt_capi), table->capi_version,
-                     table->capi_size,
+                     FASTOPT_VERSION, FASTOPT_CAPI_VERSION, sizeof(fastopt_capi), table->capi_version, table->capi_size,
                      table->capi_version != FASTOPT_CAPI_VERSION ? "compile this module again" : "install a later one");
         return NULL;
     }

@@ -97,8 +97,8 @@ enum {
 /* The places of adadelta's state buffers and hyperparameters in a tensor and a group. */
 enum {
     FASTOPT_ADADELTA_SQUARE_AVG = 0, FASTOPT_ADADELTA_ACC_DELTA = 1,
-    FASTOPT_ADADELTA_LR = 0, FASTOPT_ADADELTA_RHO = 1, FASTOPT_ADADELTA_EPS = 2, FASTOPT_ADADELTA_WEIGHT_DECAY =
-    3, FASTOPT_ADADELTA_GRAD_SCALE = 4
+    FASTOPT_ADADELTA_LR = 0, FASTOPT_ADADELTA_RHO = 1, FASTOPT_ADADELTA_EPS = 2, FASTOPT_ADADELTA_WEIGHT_DECAY = 3,
+    FASTOPT_ADADELTA_GRAD_SCALE = 4
 };
 
 /* The places of rmsprop's state buffers and hyperparameters in a tensor and a group. */
@@ -111,8 +111,8 @@ enum {
 /* The places of adam's state buffers and hyperparameters in a tensor and a group. */
 enum {
     FASTOPT_ADAM_EXP_AVG = 0, FASTOPT_ADAM_EXP_AVG_SQ = 1, FASTOPT_ADAM_MAX_EXP_AVG_SQ = 2,
-    FASTOPT_ADAM_STEP = 0, FASTOPT_ADAM_LR = 1, FASTOPT_ADAM_BETA1 = 2, FASTOPT_ADAM_BETA2 = 3, FASTOPT_ADAM_EPS
-    = 4, FASTOPT_ADAM_WEIGHT_DECAY = 5, FASTOPT_ADAM_GRAD_SCALE = 6
+    FASTOPT_ADAM_STEP = 0, FASTOPT_ADAM_LR = 1, FASTOPT_ADAM_BETA1 = 2, FASTOPT_ADAM_BETA2 = 3, FASTOPT_ADAM_EPS = 4,
+    FASTOPT_ADAM_WEIGHT_DECAY = 5, FASTOPT_ADAM_GRAD_SCALE = 6
 };
 
 /* The places of adamw's state buffers and hyperparameters in a tensor and a group. */
@@ -132,8 +132,8 @@ enum {
 /* The places of lamb's state buffers and hyperparameters in a tensor and a group. */
 enum {
     FASTOPT_LAMB_EXP_AVG = 0, FASTOPT_LAMB_EXP_AVG_SQ = 1,
-    FASTOPT_LAMB_STEP = 0, FASTOPT_LAMB_LR = 1, FASTOPT_LAMB_BETA1 = 2, FASTOPT_LAMB_BETA2 = 3, FASTOPT_LAMB_EPS
-    = 4, FASTOPT_LAMB_WEIGHT_DECAY = 5, FASTOPT_LAMB_GRAD_SCALE = 6
+    FASTOPT_LAMB_STEP = 0, FASTOPT_LAMB_LR = 1, FASTOPT_LAMB_BETA1 = 2, FASTOPT_LAMB_BETA2 = 3, FASTOPT_LAMB_EPS = 4,
+    FASTOPT_LAMB_WEIGHT_DECAY = 5, FASTOPT_LAMB_GRAD_SCALE = 6
 };
 
 /*
@@ -147,12 +147,12 @@ enum {
  */
 FASTOPT_API int fastopt_sgd_f32(
     size_t n, float *p, const float *g, float *momentum_buffer,
-    double step, double lr, double momentum, double dampening, double weight_decay, double grad_scale, unsigned
-    options);
+    double step, double lr, double momentum, double dampening, double weight_decay, double grad_scale,
+    unsigned options);
 FASTOPT_API int fastopt_sgd_f64(
     size_t n, double *p, const double *g, double *momentum_buffer,
-    double step, double lr, double momentum, double dampening, double weight_decay, double grad_scale, unsigned
-    options);
+    double step, double lr, double momentum, double dampening, double weight_decay, double grad_scale,
+    unsigned options);
 
 /*
  * Classical momentum, the learning rate inside the velocity:

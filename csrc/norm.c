@@ -8,7 +8,7 @@ enum {
     STRIPS = 1024 /* and strips at most */
 };
 
-FASTOPT_INTERNAL size_t fastopt_strip_of(size_t elements)
+FASTOPT_INTERNAL size_t fastopt_strip_size(size_t elements)
 {
     const size_t sixteenths = (elements + FASTOPT_LANES * STRIPS - 1) / (FASTOPT_LANES * STRIPS);
 
@@ -54,13 +54,12 @@ static void sum_part(void *context, fastopt_group *group, fastopt_tensor *tensor
     sum->loops = fastopt_loops_of(sum->job->set, group->type);
     sum->phase = (tensor->scratch[FASTOPT_FIRST] + begin - sum->begin) % FASTOPT_LANES;
     if (tensor->layout) {
-        const fastopt_walk walk = {
-            .loops = sum->loops, .factor = 1.0, .reads_g = 1, .task = sum_block, .context = sum};
+        const fastopt_walk walk = {.loops = sum->loops, .factor = 1.0, .reads_g = 1, .task = sum_block, .context = sum};
         fastopt_walk_blocks(&walk, group, tensor, begin, end);
     } else {
         const char *g = tensor->g;
-        sum->loops->sum_squares(end - begin, g + begin * fastopt_computed_size(group->type), sum->phase, sum->job->scale,
-                                sum->lanes);
+        sum->loops->sum_squares(end - begin, g + begin * fastopt_computed_size(group->type), sum->phase,
+                                sum->job->scale, sum->lanes);
     }
 }
 
@@ -87,20 +86,20 @@ static double sum_squares(norm_job *job, double scale, int threads)
     return sum;
 }
 
-FASTOPT_INTERNAL double fastopt_norm_of(fastopt_model *model, const fastopt_loop_set *set, const fastopt_extent *all)
+FASTOPT_INTERNAL double fastopt_model_norm(fastopt_model *model, const fastopt_loop_set *set, const fastopt_extent *all)
 {
-    const int threads = fastopt_threads_for(model, all->elements * (all->doubles ? sizeof(double) : sizeof(float)));
+    const int threads = fastopt_threads_for(model, all->elements * (all->has_doubles ? sizeof(double) : sizeof(float)));
     norm_job job;
     double sum;
 
     job.model = model;
     job.set = set;
     job.elements = all->elements;
-    job.strip = fastopt_strip_of(all->elements);
+    job.strip = fastopt_strip_size(all->elements);
     sum = sum_squares(&job, 1.0, threads);
-    if (all->doubles && sum > DBL_MAX) /* squares of floats neither overflow nor vanish */
+    if (all->has_doubles && sum > DBL_MAX) /* squares of floats neither overflow nor vanish */
         return sqrt(sum_squares(&job, 0x1p-600, threads)) * 0x1p600;
-    if (all->doubles && sum < 0x1p-900)
+    if (all->has_doubles && sum < 0x1p-900)
         return sqrt(sum_squares(&job, 0x1p600, threads)) * 0x1p-600;
     return sqrt(sum);
 }
@@ -120,7 +119,7 @@ static int check_gradients(fastopt_model *model, const fastopt_loop_set *set, in
     for (size_t k = 0; !error && k < model->count; k++) {
         fastopt_group *group = &model->groups[k];
         for (size_t i = 0; !error && i < group->count; i++) {
-            fastopt_wrong what;
+            fastopt_bad_field what;
             error = fastopt_check_layout(group, &group->tensors[i], 1, written, &what);
             if (error)
                 fastopt_fail(model, error, (ptrdiff_t)k, (ptrdiff_t)i, what.name, 0.0, what.takes);
@@ -136,7 +135,7 @@ int fastopt_global_norm(fastopt_model *model)
     int error = check_gradients(model, set, 0, &all);
 
     if (!error)
-        model->norm = fastopt_norm_of(model, set, &all);
+        model->norm = fastopt_model_norm(model, set, &all);
     return error;
 }
 
@@ -157,11 +156,12 @@ static void multiply_part(void *context, fastopt_group *group, fastopt_tensor *t
     const fastopt_loops *loops = fastopt_loops_of(job->set, group->type);
 
     if (tensor->layout) {
-        const fastopt_walk walk = {.loops = loops, .factor = job->factor, .reads_g = 1, .writes_g = 1,
-                                   .task = ignore_block};
+        const fastopt_walk walk = {
+            .loops = loops, .factor = job->factor, .reads_g = 1, .writes_g = 1, .task = ignore_block};
         fastopt_walk_tensor(&walk, group, tensor, begin, end);
     } else {
-        loops->multiply(end - begin, (char *)(uintptr_t)tensor->g + begin * fastopt_computed_size(group->type), job->factor);
+        loops->multiply(end - begin, (char *)(uintptr_t)tensor->g + begin * fastopt_computed_size(group->type),
+                        job->factor);
     }
 }
 
@@ -176,10 +176,10 @@ int fastopt_clip_grad_norm(fastopt_model *model)
         error = fastopt_fail(model, FASTOPT_ERR_MODEL, -1, -1, "max_norm", model->max_norm, "a number >= 0");
     if (error)
         return error;
-    model->norm = fastopt_norm_of(model, set, &all);
+    model->norm = fastopt_model_norm(model, set, &all);
     job.factor = fastopt_clip_factor(model->norm, model->max_norm);
     if (job.factor != 1.0)
-        fastopt_run_row(model, all.elements, all.elements * (all.doubles ? sizeof(double) : sizeof(float)), multiply_part,
-                        &job);
+        fastopt_run_row(model, all.elements, all.elements * (all.has_doubles ? sizeof(double) : sizeof(float)),
+                        multiply_part, &job);
     return FASTOPT_OK;
 }

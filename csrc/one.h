@@ -28,7 +28,7 @@ ALWAYS_INLINE int in_bounds(fastopt_bounds bounds, double x)
 }
 
 /* Whether a count is no whole number; the conversion is defined for what is within the bounds. */
-ALWAYS_INLINE int is_broken_count(double x)
+ALWAYS_INLINE int is_fractional(double x)
 {
     return x >= 1.0 && x <= 0x1p53 && x != (double)(int64_t)x;
 }
@@ -38,7 +38,7 @@ ALWAYS_INLINE int find_bad_hyper(int rule, int type, const double *hyper)
 {
     const fastopt_rule_row *const row = &fastopt_rules[rule];
 
-    if (row->range[0] == RANGE_count && is_broken_count(hyper[0]))
+    if (row->range[0] == RANGE_count && is_fractional(hyper[0]))
         return 0;
     for (int i = 0; i < row->info.hyper_count; i++)
         if (!in_bounds(fastopt_range_bounds[row->range[i]][type - FASTOPT_F32], hyper[i]))
@@ -75,10 +75,11 @@ int run_one(fastopt_prepare *prepare, int rule, int type, size_t n, void *p, con
     if (n && (!p || !g))
         return FASTOPT_ERR_BUFFER;
     for (int i = 0; i < row->info.state_count; i++)
-        if (n && !state[i] && (i < row->info.required_states || (row->needed_by[i] >= 0 && hyper[row->needed_by[i]] != 0.0)))
+        if (n && !state[i] &&
+            (i < row->info.required_states || (row->needed_by[i] >= 0 && hyper[row->needed_by[i]] != 0.0)))
             return FASTOPT_ERR_BUFFER;
     if (row->info.sums || !fits_loop(type, hyper[last]))
-        return fastopt_one_tensor(rule, type, n, p, g, state, hyper, options);
+        return fastopt_step_one(rule, type, n, p, g, state, hyper, options);
     if (options & FASTOPT_MAXIMIZE)
         hyper[last] = -hyper[last];
     error = prepare(hyper, state, options, coefficients);

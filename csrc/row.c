@@ -8,8 +8,8 @@
 #include "internal.h"
 
 enum {
-    PIECES_A_THREAD = 16,     /* so that a thread that comes late, or is disturbed, leaves the others its share */
-    PIECE = 1 << 17           /* bytes that a piece touches at least */
+    PIECES_A_THREAD = 16, /* so that a thread that comes late, or is disturbed, leaves the others its share */
+    PIECE = 1 << 17       /* bytes that a piece touches at least */
 };
 
 FASTOPT_INTERNAL int fastopt_fail(fastopt_model *model, int code, ptrdiff_t group, ptrdiff_t tensor, const char *name,
@@ -44,20 +44,23 @@ FASTOPT_INTERNAL int fastopt_lay_out(fastopt_model *model, const fastopt_loop_se
         if (group->type != FASTOPT_F32 && group->type != FASTOPT_F64)
             return fastopt_fail(model, FASTOPT_ERR_TYPE, (ptrdiff_t)k, -1, "type", 0.0, "FASTOPT_F32 or FASTOPT_F64");
         if (group->count && !group->tensors)
-            return fastopt_fail(model, FASTOPT_ERR_BUFFER, (ptrdiff_t)k, -1, "tensors", 0.0, "an array of count tensors");
-        all->doubles |= group->type == FASTOPT_F64;
+            return fastopt_fail(model, FASTOPT_ERR_BUFFER, (ptrdiff_t)k, -1, "tensors", 0.0,
+                                "an array of count tensors");
+        all->has_doubles |= group->type == FASTOPT_F64;
         sums = group->rule >= 0 && group->rule < RULE_COUNT ? fastopt_rules[group->rule].info.sums : 0;
         for (size_t i = 0; i < group->count; i++) {
             fastopt_tensor *tensor = &group->tensors[i];
 
             if (tensor->size != sizeof *tensor)
-                return fastopt_fail(model, FASTOPT_ERR_SIZE, (ptrdiff_t)k, (ptrdiff_t)i, "size", 0.0, "sizeof(fastopt_tensor)");
+                return fastopt_fail(model, FASTOPT_ERR_SIZE, (ptrdiff_t)k, (ptrdiff_t)i, "size", 0.0,
+                                    "sizeof(fastopt_tensor)");
             if (tensor->n && !tensor->g)
-                return fastopt_fail(model, FASTOPT_ERR_BUFFER, (ptrdiff_t)k, (ptrdiff_t)i, "g", 0.0, "a buffer, not NULL");
+                return fastopt_fail(model, FASTOPT_ERR_BUFFER, (ptrdiff_t)k, (ptrdiff_t)i, "g", 0.0,
+                                    "a buffer, not NULL");
             tensor->scratch[FASTOPT_FIRST] = all->elements;
             all->elements += tensor->n;
             if (sums && tensor->n) {
-                const size_t strip = fastopt_strip_of(tensor->n);
+                const size_t strip = fastopt_strip_size(tensor->n);
                 tensor->scratch[FASTOPT_SUMS] = all->sums;
                 all->sums += (tensor->n + strip - 1) / strip * (size_t)sums;
             }
@@ -93,8 +96,8 @@ static size_t round_up(size_t x, size_t unit)
  * Cuts within a tensor move on to the next multiple of so many bytes (a power of two) from the tensor's start, from both
  * sides alike.
  */
-FASTOPT_INTERNAL void fastopt_for_parts(fastopt_model *model, size_t begin, size_t end, size_t bytes, fastopt_part *part,
-                                        void *context)
+FASTOPT_INTERNAL void fastopt_for_parts(fastopt_model *model, size_t begin, size_t end, size_t bytes,
+                                        fastopt_part *part, void *context)
 {
     for (size_t k = 0; k < model->count; k++) {
         fastopt_group *group = &model->groups[k];

@@ -396,7 +396,8 @@ ALWAYS_INLINE int prepare_lamb_f32(const double *hyper, void *const *state, unsi
     return FASTOPT_OK;
 }
 
-static void settle_lamb_f32(const double *hyper, void *const *state, unsigned options, const double *sums, void *rounded)
+static void settle_lamb_f32(const double *hyper, void *const *state, unsigned options, const double *sums,
+                            void *rounded)
 {
     struct lamb_f32 *const r = rounded;
     struct lamb_coefficients c;
@@ -423,7 +424,8 @@ ALWAYS_INLINE int prepare_lamb_f64(const double *hyper, void *const *state, unsi
     return FASTOPT_OK;
 }
 
-static void settle_lamb_f64(const double *hyper, void *const *state, unsigned options, const double *sums, void *rounded)
+static void settle_lamb_f64(const double *hyper, void *const *state, unsigned options, const double *sums,
+                            void *rounded)
 {
     struct lamb_f64 *const r = rounded;
     struct lamb_coefficients c;
@@ -648,7 +650,8 @@ static const char *const needs_of_lamb[] = {NULL};
 FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
     [RULE_sgd] = {
         .info = {sizeof(fastopt_rule_info), "sgd",
-                 "Sutskever, Martens, Dahl, Hinton, \"On the importance of initialization and momentum in deep learning\", ICML 2013",
+                 "Sutskever, Martens, Dahl, Hinton, \"On the importance of initialization and momentum in deep "
+                 "learning\", ICML 2013",
                  1, 0, 6, 2, 0,
                  states_of_sgd, hypers_of_sgd, options_of_sgd},
         .prepare = {prepare_sgd_f32, prepare_sgd_f64},
@@ -661,7 +664,8 @@ FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
     },
     [RULE_momentum] = {
         .info = {sizeof(fastopt_rule_info), "momentum",
-                 "Polyak, \"Some methods of speeding up the convergence of iteration methods\", 1964; Ruder, arXiv:1609.04747, eq. 4",
+                 "Polyak, \"Some methods of speeding up the convergence of iteration methods\", 1964; Ruder, "
+                 "arXiv:1609.04747, eq. 4",
                  1, 1, 4, 1, 0,
                  states_of_momentum, hypers_of_momentum, options_of_momentum},
         .prepare = {prepare_momentum_f32, prepare_momentum_f64},
@@ -674,7 +678,8 @@ FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
     },
     [RULE_nag] = {
         .info = {sizeof(fastopt_rule_info), "nag",
-                 "Nesterov, \"A method for solving the convex programming problem with convergence rate O(1/k^2)\", 1983; Sutskever et al., ICML 2013, eq. 3-4; Ruder, arXiv:1609.04747, eq. 5",
+                 "Nesterov, \"A method for solving the convex programming problem with convergence rate O(1/k^2)\", "
+                 "1983; Sutskever et al., ICML 2013, eq. 3-4; Ruder, arXiv:1609.04747, eq. 5",
                  1, 1, 4, 2, 0,
                  states_of_nag, hypers_of_nag, options_of_nag},
         .prepare = {prepare_nag_f32, prepare_nag_f64},
@@ -687,20 +692,23 @@ FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
     },
     [RULE_adagrad] = {
         .info = {sizeof(fastopt_rule_info), "adagrad",
-                 "Duchi, Hazan, Singer, \"Adaptive subgradient methods for online learning and stochastic optimization\", JMLR 12 (2011)",
+                 "Duchi, Hazan, Singer, \"Adaptive subgradient methods for online learning and stochastic "
+                 "optimization\", JMLR 12 (2011)",
                  1, 1, 6, 2, 0,
                  states_of_adagrad, hypers_of_adagrad, options_of_adagrad},
         .prepare = {prepare_adagrad_f32, prepare_adagrad_f64},
         .settle = {NULL, NULL},
         .option_mask = FASTOPT_MAXIMIZE | FASTOPT_EPS_INSIDE_SQRT,
         .needs = needs_of_adagrad,
-        .range = {RANGE_count, RANGE_non_negative, RANGE_non_negative, RANGE_non_negative, RANGE_non_negative, RANGE_finite},
+        .range = {RANGE_count, RANGE_non_negative, RANGE_non_negative, RANGE_non_negative, RANGE_non_negative,
+                  RANGE_finite},
         .needed_by = {-1},
         .sums = {0},
     },
     [RULE_adadelta] = {
         .info = {sizeof(fastopt_rule_info), "adadelta",
-                 "Zeiler, \"ADADELTA: an adaptive learning rate method\", arXiv:1212.5701, algorithm 1 (which has lr = 1)",
+                 "Zeiler, \"ADADELTA: an adaptive learning rate method\", arXiv:1212.5701, algorithm 1 (which has lr "
+                 "= 1)",
                  2, 2, 5, 1, 0,
                  states_of_adadelta, hypers_of_adadelta, options_of_adadelta},
         .prepare = {prepare_adadelta_f32, prepare_adadelta_f64},
@@ -720,20 +728,23 @@ FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
         .settle = {NULL, NULL},
         .option_mask = FASTOPT_MAXIMIZE | FASTOPT_EPS_INSIDE_SQRT,
         .needs = needs_of_rmsprop,
-        .range = {RANGE_non_negative, RANGE_below_one, RANGE_non_negative, RANGE_below_one, RANGE_non_negative, RANGE_finite},
+        .range = {RANGE_non_negative, RANGE_below_one, RANGE_non_negative, RANGE_below_one, RANGE_non_negative,
+                  RANGE_finite},
         .needed_by = {-1, 3, -1},
         .sums = {0},
     },
     [RULE_adam] = {
         .info = {sizeof(fastopt_rule_info), "adam",
-                 "Kingma, Ba, \"Adam: a method for stochastic optimization\", arXiv:1412.6980, algorithm 1; Reddi, Kale, Kumar, \"On the convergence of Adam and beyond\", ICLR 2018",
+                 "Kingma, Ba, \"Adam: a method for stochastic optimization\", arXiv:1412.6980, algorithm 1; Reddi, "
+                 "Kale, Kumar, \"On the convergence of Adam and beyond\", ICLR 2018",
                  3, 2, 7, 1, 0,
                  states_of_adam, hypers_of_adam, options_of_adam},
         .prepare = {prepare_adam_f32, prepare_adam_f64},
         .settle = {NULL, NULL},
         .option_mask = FASTOPT_MAXIMIZE,
         .needs = needs_of_adam,
-        .range = {RANGE_count, RANGE_non_negative, RANGE_below_one, RANGE_below_one, RANGE_non_negative, RANGE_non_negative, RANGE_finite},
+        .range = {RANGE_count, RANGE_non_negative, RANGE_below_one, RANGE_below_one, RANGE_non_negative,
+                  RANGE_non_negative, RANGE_finite},
         .needed_by = {-1, -1, -1},
         .sums = {0},
     },
@@ -746,7 +757,8 @@ FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
         .settle = {NULL, NULL},
         .option_mask = FASTOPT_MAXIMIZE,
         .needs = needs_of_adamw,
-        .range = {RANGE_count, RANGE_non_negative, RANGE_below_one, RANGE_below_one, RANGE_non_negative, RANGE_non_negative, RANGE_finite},
+        .range = {RANGE_count, RANGE_non_negative, RANGE_below_one, RANGE_below_one, RANGE_non_negative,
+                  RANGE_non_negative, RANGE_finite},
         .needed_by = {-1, -1, -1},
         .sums = {0},
     },
@@ -765,14 +777,16 @@ FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
     },
     [RULE_lamb] = {
         .info = {sizeof(fastopt_rule_info), "lamb",
-                 "You et al., \"Large batch optimization for deep learning: training BERT in 76 minutes\", arXiv:1904.00962, algorithm 2",
+                 "You et al., \"Large batch optimization for deep learning: training BERT in 76 minutes\", "
+                 "arXiv:1904.00962, algorithm 2",
                  2, 2, 7, 1, 2,
                  states_of_lamb, hypers_of_lamb, options_of_lamb},
         .prepare = {prepare_lamb_f32, prepare_lamb_f64},
         .settle = {settle_lamb_f32, settle_lamb_f64},
         .option_mask = FASTOPT_MAXIMIZE,
         .needs = needs_of_lamb,
-        .range = {RANGE_count, RANGE_non_negative, RANGE_below_one, RANGE_below_one, RANGE_non_negative, RANGE_non_negative, RANGE_finite},
+        .range = {RANGE_count, RANGE_non_negative, RANGE_below_one, RANGE_below_one, RANGE_non_negative,
+                  RANGE_non_negative, RANGE_finite},
         .needed_by = {-1, -1},
         .sums = {FASTOPT_SUM_P, FASTOPT_SUM_UPDATE},
     },
@@ -782,8 +796,7 @@ FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
 
 FLATTEN int fastopt_sgd_f32(
     size_t n, float *p, const float *g, float *momentum_buffer,
-    double step, double lr, double momentum, double dampening, double weight_decay, double grad_scale, unsigned
-    options)
+    double step, double lr, double momentum, double dampening, double weight_decay, double grad_scale, unsigned options)
 {
     void *const state[FASTOPT_MAX_STATES] = {momentum_buffer};
     double hyper[FASTOPT_MAX_HYPERS] = {step, lr, momentum, dampening, weight_decay, grad_scale};
@@ -793,8 +806,7 @@ FLATTEN int fastopt_sgd_f32(
 
 FLATTEN int fastopt_sgd_f64(
     size_t n, double *p, const double *g, double *momentum_buffer,
-    double step, double lr, double momentum, double dampening, double weight_decay, double grad_scale, unsigned
-    options)
+    double step, double lr, double momentum, double dampening, double weight_decay, double grad_scale, unsigned options)
 {
     void *const state[FASTOPT_MAX_STATES] = {momentum_buffer};
     double hyper[FASTOPT_MAX_HYPERS] = {step, lr, momentum, dampening, weight_decay, grad_scale};

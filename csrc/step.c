@@ -77,14 +77,15 @@ static int fail_states(fastopt_model *model, size_t k, size_t i, unsigned patter
  * All tensors must have the state buffers that the first one with elements, `pattern`, has: `states`. The rule needs those
  * of `needed`.
  */
-static int check_tensors(fastopt_model *model, size_t k, const fastopt_tensor *pattern, unsigned states, unsigned needed)
+static int check_tensors(fastopt_model *model, size_t k, const fastopt_tensor *pattern, unsigned states,
+                         unsigned needed)
 {
     const fastopt_group *group = &model->groups[k];
     const int wrong = (needed & ~states) || states >> fastopt_rules[group->rule].info.state_count;
 
     for (size_t i = 0; i < group->count; i++) {
         const fastopt_tensor *tensor = &group->tensors[i];
-        fastopt_wrong what;
+        fastopt_bad_field what;
         int error;
 
         if (!tensor->n)
@@ -125,7 +126,7 @@ static int is_checked(const fastopt_group *group)
     for (int i = 1; i < FASTOPT_MAX_HYPERS; i++)
         changed |= plan->hyper[i] != hyper[i]; /* both zeros are in all ranges that one of them is in */
     if (fastopt_rules[group->rule].range[0] == RANGE_count)
-        return !changed && in_bounds(fastopt_range_bounds[RANGE_count][0], hyper[0]) && !is_broken_count(hyper[0]);
+        return !changed && in_bounds(fastopt_range_bounds[RANGE_count][0], hyper[0]) && !is_fractional(hyper[0]);
     return !changed && plan->hyper[0] == hyper[0];
 }
 
@@ -144,7 +145,8 @@ static int check_settings(fastopt_model *model, size_t k)
     bad = find_bad_hyper(group->rule, group->type, group->hyper);
     if (bad >= 0) {
         const fastopt_hyper_info *info = &row->info.hypers[bad];
-        return fastopt_fail(model, FASTOPT_ERR_HYPER - bad, (ptrdiff_t)k, -1, info->name, group->hyper[bad], info->takes);
+        return fastopt_fail(model, FASTOPT_ERR_HYPER - bad, (ptrdiff_t)k, -1, info->name, group->hyper[bad],
+                            info->takes);
     }
     for (int i = row->info.hyper_count; i < FASTOPT_MAX_HYPERS; i++)
         used |= group->hyper[i] != 0.0;
@@ -244,7 +246,8 @@ static int check_step(const fastopt_loop_set *set, fastopt_model *model, fastopt
         }
     }
     if (!error && all->sums && (!model->workspace || model->workspace_size < all->sums * sizeof(double)))
-        return fastopt_fail(model, FASTOPT_ERR_WORKSPACE, -1, -1, "workspace_size", (double)model->workspace_size, NULL);
+        return fastopt_fail(model, FASTOPT_ERR_WORKSPACE, -1, -1, "workspace_size", (double)model->workspace_size,
+                            NULL);
     return error;
 }
 
@@ -274,9 +277,15 @@ static void step_staged(const step_job *job, fastopt_group *group, fastopt_tenso
 {
     const fastopt_plan *plan = fastopt_plan_of(group);
     block_job blocks = {plan->run, plan->coefficients, group->options};
-    const fastopt_walk walk = {
-        .loops = fastopt_loops_of(job->set, group->type), .factor = plan->factor, .reads_g = 1, .reads_p = 1,
-        .writes_p = 1, .writes_states = 1, .zeroes_g = job->zero, .task = step_block, .context = &blocks};
+    const fastopt_walk walk = {.loops = fastopt_loops_of(job->set, group->type),
+                               .factor = plan->factor,
+                               .reads_g = 1,
+                               .reads_p = 1,
+                               .writes_p = 1,
+                               .writes_states = 1,
+                               .zeroes_g = job->zero,
+                               .task = step_block,
+                               .context = &blocks};
 
     fastopt_walk_tensor(&walk, group, tensor, begin, end);
 }
@@ -297,7 +306,8 @@ static void measure_block(void *context, const fastopt_block *block)
 
     step_block(&job->run, block);
     for (int k = 0; k < job->row->info.sums; k++)
-        job->loops->sum_squares(block->n, job->row->sums[k] == FASTOPT_SUM_P ? block->p : block->state[FASTOPT_MAX_STATES],
+        job->loops->sum_squares(block->n,
+                                job->row->sums[k] == FASTOPT_SUM_P ? block->p : block->state[FASTOPT_MAX_STATES],
                                 job->phase, 1.0, job->lanes[k]);
     job->phase = (job->phase + block->n) % FASTOPT_LANES;
 }
@@ -307,13 +317,20 @@ static void measure_part(const step_job *job, fastopt_group *group, fastopt_tens
 {
     const fastopt_plan *plan = fastopt_plan_of(group);
     const fastopt_rule_row *row = &fastopt_rules[group->rule];
-    const size_t strip = fastopt_strip_of(tensor->n);
+    const size_t strip = fastopt_strip_size(tensor->n);
     double *const sums = (double *)job->model->workspace + tensor->scratch[FASTOPT_SUMS];
     measure_job measure = {.run = {plan->run, plan->coefficients, group->options},
-                           .loops = fastopt_loops_of(job->set, group->type), .row = row};
-    const fastopt_walk walk = {
-        .loops = measure.loops, .factor = plan->factor, .reads_g = 1, .reads_p = 1, .writes_states = 1,
-        .zeroes_g = job->zero, .scratch = 1, .task = measure_block, .context = &measure};
+                           .loops = fastopt_loops_of(job->set, group->type),
+                           .row = row};
+    const fastopt_walk walk = {.loops = measure.loops,
+                               .factor = plan->factor,
+                               .reads_g = 1,
+                               .reads_p = 1,
+                               .writes_states = 1,
+                               .zeroes_g = job->zero,
+                               .scratch = 1,
+                               .task = measure_block,
+                               .context = &measure};
 
     for (size_t i = (begin + strip - 1) / strip; i * strip < end; i++) {
         const size_t stop = tensor->n - i * strip < strip ? tensor->n : (i + 1) * strip;
@@ -330,14 +347,17 @@ static void apply_part(void *context, fastopt_group *group, fastopt_tensor *tens
 {
     const step_job *job = context;
     const fastopt_rule_row *row = &fastopt_rules[group->rule];
-    const size_t strip = fastopt_strip_of(tensor->n), strips = (tensor->n + strip - 1) / strip;
+    const size_t strip = fastopt_strip_size(tensor->n), strips = (tensor->n + strip - 1) / strip;
     const double *const sums = (const double *)job->model->workspace + tensor->scratch[FASTOPT_SUMS];
     double coefficients[FASTOPT_MAX_COEFFICIENTS], totals[FASTOPT_MAX_SUMS] = {0};
     const block_job blocks = {fastopt_loops_of(job->set, group->type)->entries[group->rule].run[1], coefficients,
                               group->options};
-    const fastopt_walk walk = {
-        .loops = fastopt_loops_of(job->set, group->type), .factor = 1.0, .reads_p = 1, .writes_p = 1, .task = step_block,
-        .context = (void *)(uintptr_t)&blocks};
+    const fastopt_walk walk = {.loops = fastopt_loops_of(job->set, group->type),
+                               .factor = 1.0,
+                               .reads_p = 1,
+                               .writes_p = 1,
+                               .task = step_block,
+                               .context = (void *)(uintptr_t)&blocks};
 
     if (!row->info.sums)
         return;
@@ -387,7 +407,7 @@ int fastopt_step(fastopt_model *model)
     if (error)
         return error;
     if (model->extras & (FASTOPT_CLIP_NORM | FASTOPT_SKIP_NONFINITE)) {
-        model->norm = fabs(model->grad_scale) * fastopt_norm_of(model, set, &all);
+        model->norm = fabs(model->grad_scale) * fastopt_model_norm(model, set, &all);
         if ((model->extras & FASTOPT_SKIP_NONFINITE) && !(model->norm <= DBL_MAX))
             return model->error.code = FASTOPT_SKIPPED;
         if (model->extras & FASTOPT_CLIP_NORM)
@@ -418,24 +438,30 @@ size_t fastopt_workspace(const fastopt_model *model)
         return 0; /* the step says what is wrong */
     for (size_t k = 0; k < model->count; k++) {
         const fastopt_group *group = &model->groups[k];
-        const fastopt_rule_info *info = group->size == sizeof *group && group->tensors ? fastopt_rule(group->rule) : NULL;
+        const fastopt_rule_info *info =
+            group->size == sizeof *group && group->tensors ? fastopt_rule(group->rule) : NULL;
         for (size_t i = 0; info && info->sums && i < group->count; i++) {
-            const size_t n = group->tensors[i].n, strip = fastopt_strip_of(n);
+            const size_t n = group->tensors[i].n, strip = fastopt_strip_size(n);
             doubles += (n + strip - 1) / strip * (size_t)info->sums;
         }
     }
     return doubles * sizeof(double);
 }
 
-FASTOPT_INTERNAL int fastopt_one_tensor(int rule, int type, size_t n, void *p, const void *g, void *const *state,
-                                        const double *hyper, unsigned options)
+FASTOPT_INTERNAL int fastopt_step_one(int rule, int type, size_t n, void *p, const void *g, void *const *state,
+                                      const double *hyper, unsigned options)
 {
     double sums[1024 * FASTOPT_MAX_SUMS]; /* as many strips as a tensor has at most */
     fastopt_tensor tensor = {.size = sizeof tensor, .n = n, .p = p, .g = g};
-    fastopt_group group = {.size = sizeof group, .rule = rule, .type = type, .options = options, .count = 1,
-                           .tensors = &tensor};
-    fastopt_model model = {.size = sizeof model, .count = 1, .groups = &group, .grad_scale = 1.0, .threads = 1,
-                           .workspace = sums, .workspace_size = sizeof sums};
+    fastopt_group group = {
+        .size = sizeof group, .rule = rule, .type = type, .options = options, .count = 1, .tensors = &tensor};
+    fastopt_model model = {.size = sizeof model,
+                           .count = 1,
+                           .groups = &group,
+                           .grad_scale = 1.0,
+                           .threads = 1,
+                           .workspace = sums,
+                           .workspace_size = sizeof sums};
 
     memcpy(tensor.state, state, sizeof tensor.state);
     memcpy(group.hyper, hyper, sizeof group.hyper);

@@ -33,14 +33,16 @@ ENTRY UNPACK(size_t rows, size_t columns, const char *from, ptrdiff_t row_stride
                 out[r * width + c] = LOAD(*(const STORED *)(const void *)(from + (ptrdiff_t)c * column_stride));
     } else {
         size_t c = 0;
-        for (; MOVES && columns - c >= 4 && row_stride == (ptrdiff_t)sizeof(STORED); c += 4, from += 4 * column_stride) {
+        for (; MOVES && columns - c >= 4 && row_stride == (ptrdiff_t)sizeof(STORED);
+             c += 4, from += 4 * column_stride) {
             size_t r = 0;
             for (; rows - r >= 4; r += 4)
                 fastopt_transpose(from + r * sizeof(STORED), column_stride, (char *)(out + r * width + c),
                                   (ptrdiff_t)(width * sizeof(real)));
             for (; r < rows; r++)
                 for (size_t j = 0; j < 4; j++)
-                    out[r * width + c + j] = LOAD(((const STORED *)(const void *)(from + (ptrdiff_t)j * column_stride))[r]);
+                    out[r * width + c + j] =
+                        LOAD(((const STORED *)(const void *)(from + (ptrdiff_t)j * column_stride))[r]);
         }
         for (; columns - c >= 8 && row_stride == (ptrdiff_t)sizeof(STORED); c += 8, from += 8 * column_stride) {
             const STORED *in[8];

@@ -68,7 +68,8 @@ int fastopt_set(fastopt_group *group, const char *name, double value)
     }
     for (int i = 0; name && i < info->option_count; i++) {
         if (!strcmp(info->options[i].name, name)) {
-            group->options = value != 0.0 ? group->options | info->options[i].bit : group->options & ~info->options[i].bit;
+            group->options =
+                value != 0.0 ? group->options | info->options[i].bit : group->options & ~info->options[i].bit;
             return FASTOPT_OK;
         }
     }
@@ -86,7 +87,8 @@ int fastopt_check_hyper(int rule, int type, int index, double value)
     if (index < 0 || index >= fastopt_rules[rule].info.hyper_count)
         return FASTOPT_ERR_UNUSED;
     range = fastopt_rules[rule].range[index];
-    if (!in_bounds(fastopt_range_bounds[range][type - FASTOPT_F32], value) || (range == RANGE_count && is_broken_count(value)))
+    if (!in_bounds(fastopt_range_bounds[range][type - FASTOPT_F32], value) ||
+        (range == RANGE_count && is_fractional(value)))
         return FASTOPT_ERR_HYPER - index;
     return FASTOPT_OK;
 }
@@ -101,8 +103,9 @@ const char *fastopt_strerror(int error)
     case FASTOPT_ERR_ISA: return "this machine has no instruction set of the name that FASTOPT_ISA or the caller gave";
     case FASTOPT_ERR_RULE: return "there is no such rule";
     case FASTOPT_ERR_OPTION: return "the rule or its hyperparameters do not allow an option";
-    case FASTOPT_ERR_BUFFER: return "a required buffer is NULL, the tensors of a group disagree on which optional buffers "
-                                    "they have, or there is a buffer that the rule does not know";
+    case FASTOPT_ERR_BUFFER:
+        return "a required buffer is NULL, the tensors of a group disagree on which optional buffers "
+               "they have, or there is a buffer that the rule does not know";
     case FASTOPT_ERR_MODEL: return "a field of the model is out of its range";
     case FASTOPT_ERR_SIZE: return "a structure does not begin with its size; fill it in with its init function";
     case FASTOPT_ERR_TYPE: return "there is no such element type, or the buffer cannot have it";
@@ -150,10 +153,11 @@ size_t fastopt_describe(const fastopt_error *error, char *text, size_t size)
     else if (!error->takes)
         length = snprintf(text, size, "%s: %s%s: %s", rule, error->name, place, words);
     else if (error->code <= FASTOPT_ERR_HYPER && is_lost_in_float(error))
-        length = snprintf(text, size, "%s: %s%s must be %s, also as float, got %.17g (%g as float)", rule, error->name, place,
-                          error->takes, error->value, (double)(float)error->value);
+        length = snprintf(text, size, "%s: %s%s must be %s, also as float, got %.17g (%g as float)", rule, error->name,
+                          place, error->takes, error->value, (double)(float)error->value);
     else if (error->code <= FASTOPT_ERR_HYPER || error->code == FASTOPT_ERR_MODEL)
-        length = snprintf(text, size, "%s: %s%s must be %s, got %.17g", rule, error->name, place, error->takes, error->value);
+        length = snprintf(text, size, "%s: %s%s must be %s, got %.17g", rule, error->name, place, error->takes,
+                          error->value);
     else
         length = snprintf(text, size, "%s: %s%s must be %s", rule, error->name, place, error->takes);
     return length > 0 ? (size_t)length : 0;

@@ -31,7 +31,7 @@ def get_sources() -> list[str]:
     --------
     >>> import os
     >>> [os.path.basename(path) for path in fastopt.get_sources()]
-    ['dispatch.c', 'norm.c', 'row.c', 'rules.c', 'staging.c', 'step.c', 'table.c', 'threads.c']
+    ['dispatch.c', 'layout.c', 'norm.c', 'row.c', 'rules.c', 'staging.c', 'step.c', 'table.c', 'threads.c']
     """
     return sorted(str(path) for path in _csrc().glob("*.c"))
 

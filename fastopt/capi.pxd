@@ -23,68 +23,84 @@ cdef extern from *:
 
 cdef int sgd_f32(
     size_t n, float *p, const float *g, float *momentum_buffer, double step, double lr, double momentum,
-    double dampening, double weight_decay, double grad_scale, unsigned options) noexcept nogil
+    double dampening, double weight_decay, double grad_scale, unsigned options
+) noexcept nogil
 cdef int sgd_f64(
     size_t n, double *p, const double *g, double *momentum_buffer, double step, double lr, double momentum,
-    double dampening, double weight_decay, double grad_scale, unsigned options) noexcept nogil
+    double dampening, double weight_decay, double grad_scale, unsigned options
+) noexcept nogil
 cdef int momentum_f32(
     size_t n, float *p, const float *g, float *momentum_buffer, double lr, double momentum, double weight_decay,
-    double grad_scale, unsigned options) noexcept nogil
+    double grad_scale, unsigned options
+) noexcept nogil
 cdef int momentum_f64(
     size_t n, double *p, const double *g, double *momentum_buffer, double lr, double momentum, double weight_decay,
-    double grad_scale, unsigned options) noexcept nogil
+    double grad_scale, unsigned options
+) noexcept nogil
 cdef int nag_f32(
     size_t n, float *p, const float *g, float *momentum_buffer, double lr, double momentum, double weight_decay,
-    double grad_scale, unsigned options) noexcept nogil
+    double grad_scale, unsigned options
+) noexcept nogil
 cdef int nag_f64(
     size_t n, double *p, const double *g, double *momentum_buffer, double lr, double momentum, double weight_decay,
-    double grad_scale, unsigned options) noexcept nogil
+    double grad_scale, unsigned options
+) noexcept nogil
 cdef int adagrad_f32(
     size_t n, float *p, const float *g, float *sum, double step, double lr, double lr_decay, double eps,
-    double weight_decay, double grad_scale, unsigned options) noexcept nogil
+    double weight_decay, double grad_scale, unsigned options
+) noexcept nogil
 cdef int adagrad_f64(
     size_t n, double *p, const double *g, double *sum, double step, double lr, double lr_decay, double eps,
-    double weight_decay, double grad_scale, unsigned options) noexcept nogil
+    double weight_decay, double grad_scale, unsigned options
+) noexcept nogil
 cdef int adadelta_f32(
     size_t n, float *p, const float *g, float *square_avg, float *acc_delta, double lr, double rho, double eps,
-    double weight_decay, double grad_scale, unsigned options) noexcept nogil
+    double weight_decay, double grad_scale, unsigned options
+) noexcept nogil
 cdef int adadelta_f64(
     size_t n, double *p, const double *g, double *square_avg, double *acc_delta, double lr, double rho, double eps,
-    double weight_decay, double grad_scale, unsigned options) noexcept nogil
+    double weight_decay, double grad_scale, unsigned options
+) noexcept nogil
 cdef int rmsprop_f32(
     size_t n, float *p, const float *g, float *square_avg, float *momentum_buffer, float *grad_avg, double lr,
-    double alpha, double eps, double momentum, double weight_decay, double grad_scale, unsigned options) noexcept nogil
+    double alpha, double eps, double momentum, double weight_decay, double grad_scale, unsigned options
+) noexcept nogil
 cdef int rmsprop_f64(
     size_t n, double *p, const double *g, double *square_avg, double *momentum_buffer, double *grad_avg, double lr,
-    double alpha, double eps, double momentum, double weight_decay, double grad_scale, unsigned options) noexcept nogil
+    double alpha, double eps, double momentum, double weight_decay, double grad_scale, unsigned options
+) noexcept nogil
 cdef int adam_f32(
     size_t n, float *p, const float *g, float *exp_avg, float *exp_avg_sq, float *max_exp_avg_sq, double step,
-    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
-    unsigned options) noexcept nogil
+    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale, unsigned options
+) noexcept nogil
 cdef int adam_f64(
     size_t n, double *p, const double *g, double *exp_avg, double *exp_avg_sq, double *max_exp_avg_sq, double step,
-    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
-    unsigned options) noexcept nogil
+    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale, unsigned options
+) noexcept nogil
 cdef int adamw_f32(
     size_t n, float *p, const float *g, float *exp_avg, float *exp_avg_sq, float *max_exp_avg_sq, double step,
-    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
-    unsigned options) noexcept nogil
+    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale, unsigned options
+) noexcept nogil
 cdef int adamw_f64(
     size_t n, double *p, const double *g, double *exp_avg, double *exp_avg_sq, double *max_exp_avg_sq, double step,
-    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
-    unsigned options) noexcept nogil
+    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale, unsigned options
+) noexcept nogil
 cdef int lion_f32(
     size_t n, float *p, const float *g, float *exp_avg, double lr, double beta1, double beta2, double weight_decay,
-    double grad_scale, unsigned options) noexcept nogil
+    double grad_scale, unsigned options
+) noexcept nogil
 cdef int lion_f64(
     size_t n, double *p, const double *g, double *exp_avg, double lr, double beta1, double beta2, double weight_decay,
-    double grad_scale, unsigned options) noexcept nogil
+    double grad_scale, unsigned options
+) noexcept nogil
 cdef int lamb_f32(
     size_t n, float *p, const float *g, float *exp_avg, float *exp_avg_sq, double step, double lr, double beta1,
-    double beta2, double eps, double weight_decay, double grad_scale, unsigned options) noexcept nogil
+    double beta2, double eps, double weight_decay, double grad_scale, unsigned options
+) noexcept nogil
 cdef int lamb_f64(
     size_t n, double *p, const double *g, double *exp_avg, double *exp_avg_sq, double step, double lr, double beta1,
-    double beta2, double eps, double weight_decay, double grad_scale, unsigned options) noexcept nogil
+    double beta2, double eps, double weight_decay, double grad_scale, unsigned options
+) noexcept nogil
 cdef const fastopt_rule_info *rule(int rule) noexcept nogil
 cdef int find_rule(const char *name) noexcept nogil
 cdef int group_init(fastopt_group_136_424_88_96_64 *group, size_t size, const char *rule, int type) noexcept nogil

@@ -86,132 +86,148 @@ cdef extern from *:
 # BEGIN GENERATED functions (by tools/generate.py from csrc/rules.toml and csrc/fastopt.h)
 cdef int sgd_f32(
     size_t n, float *p, const float *g, float *momentum_buffer, double step, double lr, double momentum,
-    double dampening, double weight_decay, double grad_scale, unsigned options) noexcept nogil:
+    double dampening, double weight_decay, double grad_scale, unsigned options
+) noexcept nogil:
     return fastopt_sgd_f32(n, p, g, momentum_buffer, step, lr, momentum, dampening, weight_decay, grad_scale, options)
 
 
 cdef int sgd_f64(
     size_t n, double *p, const double *g, double *momentum_buffer, double step, double lr, double momentum,
-    double dampening, double weight_decay, double grad_scale, unsigned options) noexcept nogil:
+    double dampening, double weight_decay, double grad_scale, unsigned options
+) noexcept nogil:
     return fastopt_sgd_f64(n, p, g, momentum_buffer, step, lr, momentum, dampening, weight_decay, grad_scale, options)
 
 
 cdef int momentum_f32(
     size_t n, float *p, const float *g, float *momentum_buffer, double lr, double momentum, double weight_decay,
-    double grad_scale, unsigned options) noexcept nogil:
+    double grad_scale, unsigned options
+) noexcept nogil:
     return fastopt_momentum_f32(n, p, g, momentum_buffer, lr, momentum, weight_decay, grad_scale, options)
 
 
 cdef int momentum_f64(
     size_t n, double *p, const double *g, double *momentum_buffer, double lr, double momentum, double weight_decay,
-    double grad_scale, unsigned options) noexcept nogil:
+    double grad_scale, unsigned options
+) noexcept nogil:
     return fastopt_momentum_f64(n, p, g, momentum_buffer, lr, momentum, weight_decay, grad_scale, options)
 
 
 cdef int nag_f32(
     size_t n, float *p, const float *g, float *momentum_buffer, double lr, double momentum, double weight_decay,
-    double grad_scale, unsigned options) noexcept nogil:
+    double grad_scale, unsigned options
+) noexcept nogil:
     return fastopt_nag_f32(n, p, g, momentum_buffer, lr, momentum, weight_decay, grad_scale, options)
 
 
 cdef int nag_f64(
     size_t n, double *p, const double *g, double *momentum_buffer, double lr, double momentum, double weight_decay,
-    double grad_scale, unsigned options) noexcept nogil:
+    double grad_scale, unsigned options
+) noexcept nogil:
     return fastopt_nag_f64(n, p, g, momentum_buffer, lr, momentum, weight_decay, grad_scale, options)
 
 
 cdef int adagrad_f32(
     size_t n, float *p, const float *g, float *sum, double step, double lr, double lr_decay, double eps,
-    double weight_decay, double grad_scale, unsigned options) noexcept nogil:
+    double weight_decay, double grad_scale, unsigned options
+) noexcept nogil:
     return fastopt_adagrad_f32(n, p, g, sum, step, lr, lr_decay, eps, weight_decay, grad_scale, options)
 
 
 cdef int adagrad_f64(
     size_t n, double *p, const double *g, double *sum, double step, double lr, double lr_decay, double eps,
-    double weight_decay, double grad_scale, unsigned options) noexcept nogil:
+    double weight_decay, double grad_scale, unsigned options
+) noexcept nogil:
     return fastopt_adagrad_f64(n, p, g, sum, step, lr, lr_decay, eps, weight_decay, grad_scale, options)
 
 
 cdef int adadelta_f32(
     size_t n, float *p, const float *g, float *square_avg, float *acc_delta, double lr, double rho, double eps,
-    double weight_decay, double grad_scale, unsigned options) noexcept nogil:
+    double weight_decay, double grad_scale, unsigned options
+) noexcept nogil:
     return fastopt_adadelta_f32(n, p, g, square_avg, acc_delta, lr, rho, eps, weight_decay, grad_scale, options)
 
 
 cdef int adadelta_f64(
     size_t n, double *p, const double *g, double *square_avg, double *acc_delta, double lr, double rho, double eps,
-    double weight_decay, double grad_scale, unsigned options) noexcept nogil:
+    double weight_decay, double grad_scale, unsigned options
+) noexcept nogil:
     return fastopt_adadelta_f64(n, p, g, square_avg, acc_delta, lr, rho, eps, weight_decay, grad_scale, options)
 
 
 cdef int rmsprop_f32(
     size_t n, float *p, const float *g, float *square_avg, float *momentum_buffer, float *grad_avg, double lr,
-    double alpha, double eps, double momentum, double weight_decay, double grad_scale, unsigned options) noexcept nogil:
+    double alpha, double eps, double momentum, double weight_decay, double grad_scale, unsigned options
+) noexcept nogil:
     return fastopt_rmsprop_f32(n, p, g, square_avg, momentum_buffer, grad_avg, lr, alpha, eps, momentum, weight_decay,
                                grad_scale, options)
 
 
 cdef int rmsprop_f64(
     size_t n, double *p, const double *g, double *square_avg, double *momentum_buffer, double *grad_avg, double lr,
-    double alpha, double eps, double momentum, double weight_decay, double grad_scale, unsigned options) noexcept nogil:
+    double alpha, double eps, double momentum, double weight_decay, double grad_scale, unsigned options
+) noexcept nogil:
     return fastopt_rmsprop_f64(n, p, g, square_avg, momentum_buffer, grad_avg, lr, alpha, eps, momentum, weight_decay,
                                grad_scale, options)
 
 
 cdef int adam_f32(
     size_t n, float *p, const float *g, float *exp_avg, float *exp_avg_sq, float *max_exp_avg_sq, double step,
-    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
-    unsigned options) noexcept nogil:
+    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale, unsigned options
+) noexcept nogil:
     return fastopt_adam_f32(n, p, g, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay,
                             grad_scale, options)
 
 
 cdef int adam_f64(
     size_t n, double *p, const double *g, double *exp_avg, double *exp_avg_sq, double *max_exp_avg_sq, double step,
-    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
-    unsigned options) noexcept nogil:
+    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale, unsigned options
+) noexcept nogil:
     return fastopt_adam_f64(n, p, g, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay,
                             grad_scale, options)
 
 
 cdef int adamw_f32(
     size_t n, float *p, const float *g, float *exp_avg, float *exp_avg_sq, float *max_exp_avg_sq, double step,
-    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
-    unsigned options) noexcept nogil:
+    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale, unsigned options
+) noexcept nogil:
     return fastopt_adamw_f32(n, p, g, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay,
                              grad_scale, options)
 
 
 cdef int adamw_f64(
     size_t n, double *p, const double *g, double *exp_avg, double *exp_avg_sq, double *max_exp_avg_sq, double step,
-    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
-    unsigned options) noexcept nogil:
+    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale, unsigned options
+) noexcept nogil:
     return fastopt_adamw_f64(n, p, g, exp_avg, exp_avg_sq, max_exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay,
                              grad_scale, options)
 
 
 cdef int lion_f32(
     size_t n, float *p, const float *g, float *exp_avg, double lr, double beta1, double beta2, double weight_decay,
-    double grad_scale, unsigned options) noexcept nogil:
+    double grad_scale, unsigned options
+) noexcept nogil:
     return fastopt_lion_f32(n, p, g, exp_avg, lr, beta1, beta2, weight_decay, grad_scale, options)
 
 
 cdef int lion_f64(
     size_t n, double *p, const double *g, double *exp_avg, double lr, double beta1, double beta2, double weight_decay,
-    double grad_scale, unsigned options) noexcept nogil:
+    double grad_scale, unsigned options
+) noexcept nogil:
     return fastopt_lion_f64(n, p, g, exp_avg, lr, beta1, beta2, weight_decay, grad_scale, options)
 
 
 cdef int lamb_f32(
     size_t n, float *p, const float *g, float *exp_avg, float *exp_avg_sq, double step, double lr, double beta1,
-    double beta2, double eps, double weight_decay, double grad_scale, unsigned options) noexcept nogil:
+    double beta2, double eps, double weight_decay, double grad_scale, unsigned options
+) noexcept nogil:
     return fastopt_lamb_f32(n, p, g, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, grad_scale,
                             options)
 
 
 cdef int lamb_f64(
     size_t n, double *p, const double *g, double *exp_avg, double *exp_avg_sq, double step, double lr, double beta1,
-    double beta2, double eps, double weight_decay, double grad_scale, unsigned options) noexcept nogil:
+    double beta2, double eps, double weight_decay, double grad_scale, unsigned options
+) noexcept nogil:
     return fastopt_lamb_f64(n, p, g, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps, weight_decay, grad_scale,
                             options)
 

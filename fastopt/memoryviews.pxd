@@ -17,67 +17,83 @@ cdef enum:
 
 cdef int sgd_f32(
     float[::1] p, const float[::1] g, float[::1] momentum_buffer, double step, double lr, double momentum,
-    double dampening, double weight_decay, double grad_scale, unsigned options) except -1 nogil
+    double dampening, double weight_decay, double grad_scale, unsigned options
+) except -1 nogil
 cdef int sgd_f64(
     double[::1] p, const double[::1] g, double[::1] momentum_buffer, double step, double lr, double momentum,
-    double dampening, double weight_decay, double grad_scale, unsigned options) except -1 nogil
+    double dampening, double weight_decay, double grad_scale, unsigned options
+) except -1 nogil
 cdef int momentum_f32(
     float[::1] p, const float[::1] g, float[::1] momentum_buffer, double lr, double momentum, double weight_decay,
-    double grad_scale, unsigned options) except -1 nogil
+    double grad_scale, unsigned options
+) except -1 nogil
 cdef int momentum_f64(
     double[::1] p, const double[::1] g, double[::1] momentum_buffer, double lr, double momentum, double weight_decay,
-    double grad_scale, unsigned options) except -1 nogil
+    double grad_scale, unsigned options
+) except -1 nogil
 cdef int nag_f32(
     float[::1] p, const float[::1] g, float[::1] momentum_buffer, double lr, double momentum, double weight_decay,
-    double grad_scale, unsigned options) except -1 nogil
+    double grad_scale, unsigned options
+) except -1 nogil
 cdef int nag_f64(
     double[::1] p, const double[::1] g, double[::1] momentum_buffer, double lr, double momentum, double weight_decay,
-    double grad_scale, unsigned options) except -1 nogil
+    double grad_scale, unsigned options
+) except -1 nogil
 cdef int adagrad_f32(
     float[::1] p, const float[::1] g, float[::1] sum, double step, double lr, double lr_decay, double eps,
-    double weight_decay, double grad_scale, unsigned options) except -1 nogil
+    double weight_decay, double grad_scale, unsigned options
+) except -1 nogil
 cdef int adagrad_f64(
     double[::1] p, const double[::1] g, double[::1] sum, double step, double lr, double lr_decay, double eps,
-    double weight_decay, double grad_scale, unsigned options) except -1 nogil
+    double weight_decay, double grad_scale, unsigned options
+) except -1 nogil
 cdef int adadelta_f32(
     float[::1] p, const float[::1] g, float[::1] square_avg, float[::1] acc_delta, double lr, double rho, double eps,
-    double weight_decay, double grad_scale, unsigned options) except -1 nogil
+    double weight_decay, double grad_scale, unsigned options
+) except -1 nogil
 cdef int adadelta_f64(
     double[::1] p, const double[::1] g, double[::1] square_avg, double[::1] acc_delta, double lr, double rho,
-    double eps, double weight_decay, double grad_scale, unsigned options) except -1 nogil
+    double eps, double weight_decay, double grad_scale, unsigned options
+) except -1 nogil
 cdef int rmsprop_f32(
     float[::1] p, const float[::1] g, float[::1] square_avg, float[::1] momentum_buffer, float[::1] grad_avg, double lr,
-    double alpha, double eps, double momentum, double weight_decay, double grad_scale,
-    unsigned options) except -1 nogil
+    double alpha, double eps, double momentum, double weight_decay, double grad_scale, unsigned options
+) except -1 nogil
 cdef int rmsprop_f64(
     double[::1] p, const double[::1] g, double[::1] square_avg, double[::1] momentum_buffer, double[::1] grad_avg,
-    double lr, double alpha, double eps, double momentum, double weight_decay, double grad_scale,
-    unsigned options) except -1 nogil
+    double lr, double alpha, double eps, double momentum, double weight_decay, double grad_scale, unsigned options
+) except -1 nogil
 cdef int adam_f32(
     float[::1] p, const float[::1] g, float[::1] exp_avg, float[::1] exp_avg_sq, float[::1] max_exp_avg_sq, double step,
-    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
-    unsigned options) except -1 nogil
+    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale, unsigned options
+) except -1 nogil
 cdef int adam_f64(
     double[::1] p, const double[::1] g, double[::1] exp_avg, double[::1] exp_avg_sq, double[::1] max_exp_avg_sq,
     double step, double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
-    unsigned options) except -1 nogil
+    unsigned options
+) except -1 nogil
 cdef int adamw_f32(
     float[::1] p, const float[::1] g, float[::1] exp_avg, float[::1] exp_avg_sq, float[::1] max_exp_avg_sq, double step,
-    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
-    unsigned options) except -1 nogil
+    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale, unsigned options
+) except -1 nogil
 cdef int adamw_f64(
     double[::1] p, const double[::1] g, double[::1] exp_avg, double[::1] exp_avg_sq, double[::1] max_exp_avg_sq,
     double step, double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
-    unsigned options) except -1 nogil
+    unsigned options
+) except -1 nogil
 cdef int lion_f32(
     float[::1] p, const float[::1] g, float[::1] exp_avg, double lr, double beta1, double beta2, double weight_decay,
-    double grad_scale, unsigned options) except -1 nogil
+    double grad_scale, unsigned options
+) except -1 nogil
 cdef int lion_f64(
     double[::1] p, const double[::1] g, double[::1] exp_avg, double lr, double beta1, double beta2, double weight_decay,
-    double grad_scale, unsigned options) except -1 nogil
+    double grad_scale, unsigned options
+) except -1 nogil
 cdef int lamb_f32(
     float[::1] p, const float[::1] g, float[::1] exp_avg, float[::1] exp_avg_sq, double step, double lr, double beta1,
-    double beta2, double eps, double weight_decay, double grad_scale, unsigned options) except -1 nogil
+    double beta2, double eps, double weight_decay, double grad_scale, unsigned options
+) except -1 nogil
 cdef int lamb_f64(
     double[::1] p, const double[::1] g, double[::1] exp_avg, double[::1] exp_avg_sq, double step, double lr,
-    double beta1, double beta2, double eps, double weight_decay, double grad_scale, unsigned options) except -1 nogil
+    double beta1, double beta2, double eps, double weight_decay, double grad_scale, unsigned options
+) except -1 nogil

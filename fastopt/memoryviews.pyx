@@ -37,7 +37,8 @@ cdef inline int answer(const char *rule, bint narrow, int error) except -1 nogil
 
 cdef int sgd_f32(
     float[::1] p, const float[::1] g, float[::1] momentum_buffer, double step, double lr, double momentum,
-    double dampening, double weight_decay, double grad_scale, unsigned options) except -1 nogil:
+    double dampening, double weight_decay, double grad_scale, unsigned options
+) except -1 nogil:
     cdef Py_ssize_t n = p.shape[0]
     needed("p", p is None, p.shape[0], n)
     needed("g", g is None, g.shape[0], n)
@@ -51,7 +52,8 @@ cdef int sgd_f32(
 
 cdef int sgd_f64(
     double[::1] p, const double[::1] g, double[::1] momentum_buffer, double step, double lr, double momentum,
-    double dampening, double weight_decay, double grad_scale, unsigned options) except -1 nogil:
+    double dampening, double weight_decay, double grad_scale, unsigned options
+) except -1 nogil:
     cdef Py_ssize_t n = p.shape[0]
     needed("p", p is None, p.shape[0], n)
     needed("g", g is None, g.shape[0], n)
@@ -65,7 +67,8 @@ cdef int sgd_f64(
 
 cdef int momentum_f32(
     float[::1] p, const float[::1] g, float[::1] momentum_buffer, double lr, double momentum, double weight_decay,
-    double grad_scale, unsigned options) except -1 nogil:
+    double grad_scale, unsigned options
+) except -1 nogil:
     cdef Py_ssize_t n = p.shape[0]
     needed("p", p is None, p.shape[0], n)
     needed("g", g is None, g.shape[0], n)
@@ -79,7 +82,8 @@ cdef int momentum_f32(
 
 cdef int momentum_f64(
     double[::1] p, const double[::1] g, double[::1] momentum_buffer, double lr, double momentum, double weight_decay,
-    double grad_scale, unsigned options) except -1 nogil:
+    double grad_scale, unsigned options
+) except -1 nogil:
     cdef Py_ssize_t n = p.shape[0]
     needed("p", p is None, p.shape[0], n)
     needed("g", g is None, g.shape[0], n)
@@ -93,7 +97,8 @@ cdef int momentum_f64(
 
 cdef int nag_f32(
     float[::1] p, const float[::1] g, float[::1] momentum_buffer, double lr, double momentum, double weight_decay,
-    double grad_scale, unsigned options) except -1 nogil:
+    double grad_scale, unsigned options
+) except -1 nogil:
     cdef Py_ssize_t n = p.shape[0]
     needed("p", p is None, p.shape[0], n)
     needed("g", g is None, g.shape[0], n)
@@ -106,7 +111,8 @@ cdef int nag_f32(
 
 cdef int nag_f64(
     double[::1] p, const double[::1] g, double[::1] momentum_buffer, double lr, double momentum, double weight_decay,
-    double grad_scale, unsigned options) except -1 nogil:
+    double grad_scale, unsigned options
+) except -1 nogil:
     cdef Py_ssize_t n = p.shape[0]
     needed("p", p is None, p.shape[0], n)
     needed("g", g is None, g.shape[0], n)
@@ -119,7 +125,8 @@ cdef int nag_f64(
 
 cdef int adagrad_f32(
     float[::1] p, const float[::1] g, float[::1] sum, double step, double lr, double lr_decay, double eps,
-    double weight_decay, double grad_scale, unsigned options) except -1 nogil:
+    double weight_decay, double grad_scale, unsigned options
+) except -1 nogil:
     cdef Py_ssize_t n = p.shape[0]
     needed("p", p is None, p.shape[0], n)
     needed("g", g is None, g.shape[0], n)
@@ -133,7 +140,8 @@ cdef int adagrad_f32(
 
 cdef int adagrad_f64(
     double[::1] p, const double[::1] g, double[::1] sum, double step, double lr, double lr_decay, double eps,
-    double weight_decay, double grad_scale, unsigned options) except -1 nogil:
+    double weight_decay, double grad_scale, unsigned options
+) except -1 nogil:
     cdef Py_ssize_t n = p.shape[0]
     needed("p", p is None, p.shape[0], n)
     needed("g", g is None, g.shape[0], n)
@@ -147,7 +155,8 @@ cdef int adagrad_f64(
 
 cdef int adadelta_f32(
     float[::1] p, const float[::1] g, float[::1] square_avg, float[::1] acc_delta, double lr, double rho, double eps,
-    double weight_decay, double grad_scale, unsigned options) except -1 nogil:
+    double weight_decay, double grad_scale, unsigned options
+) except -1 nogil:
     cdef Py_ssize_t n = p.shape[0]
     needed("p", p is None, p.shape[0], n)
     needed("g", g is None, g.shape[0], n)
@@ -162,7 +171,8 @@ cdef int adadelta_f32(
 
 cdef int adadelta_f64(
     double[::1] p, const double[::1] g, double[::1] square_avg, double[::1] acc_delta, double lr, double rho,
-    double eps, double weight_decay, double grad_scale, unsigned options) except -1 nogil:
+    double eps, double weight_decay, double grad_scale, unsigned options
+) except -1 nogil:
     cdef Py_ssize_t n = p.shape[0]
     needed("p", p is None, p.shape[0], n)
     needed("g", g is None, g.shape[0], n)
@@ -177,8 +187,8 @@ cdef int adadelta_f64(
 
 cdef int rmsprop_f32(
     float[::1] p, const float[::1] g, float[::1] square_avg, float[::1] momentum_buffer, float[::1] grad_avg, double lr,
-    double alpha, double eps, double momentum, double weight_decay, double grad_scale,
-    unsigned options) except -1 nogil:
+    double alpha, double eps, double momentum, double weight_decay, double grad_scale, unsigned options
+) except -1 nogil:
     cdef Py_ssize_t n = p.shape[0]
     needed("p", p is None, p.shape[0], n)
     needed("g", g is None, g.shape[0], n)
@@ -196,8 +206,8 @@ cdef int rmsprop_f32(
 
 cdef int rmsprop_f64(
     double[::1] p, const double[::1] g, double[::1] square_avg, double[::1] momentum_buffer, double[::1] grad_avg,
-    double lr, double alpha, double eps, double momentum, double weight_decay, double grad_scale,
-    unsigned options) except -1 nogil:
+    double lr, double alpha, double eps, double momentum, double weight_decay, double grad_scale, unsigned options
+) except -1 nogil:
     cdef Py_ssize_t n = p.shape[0]
     needed("p", p is None, p.shape[0], n)
     needed("g", g is None, g.shape[0], n)
@@ -215,8 +225,8 @@ cdef int rmsprop_f64(
 
 cdef int adam_f32(
     float[::1] p, const float[::1] g, float[::1] exp_avg, float[::1] exp_avg_sq, float[::1] max_exp_avg_sq, double step,
-    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
-    unsigned options) except -1 nogil:
+    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale, unsigned options
+) except -1 nogil:
     cdef Py_ssize_t n = p.shape[0]
     needed("p", p is None, p.shape[0], n)
     needed("g", g is None, g.shape[0], n)
@@ -234,7 +244,8 @@ cdef int adam_f32(
 cdef int adam_f64(
     double[::1] p, const double[::1] g, double[::1] exp_avg, double[::1] exp_avg_sq, double[::1] max_exp_avg_sq,
     double step, double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
-    unsigned options) except -1 nogil:
+    unsigned options
+) except -1 nogil:
     cdef Py_ssize_t n = p.shape[0]
     needed("p", p is None, p.shape[0], n)
     needed("g", g is None, g.shape[0], n)
@@ -251,8 +262,8 @@ cdef int adam_f64(
 
 cdef int adamw_f32(
     float[::1] p, const float[::1] g, float[::1] exp_avg, float[::1] exp_avg_sq, float[::1] max_exp_avg_sq, double step,
-    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
-    unsigned options) except -1 nogil:
+    double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale, unsigned options
+) except -1 nogil:
     cdef Py_ssize_t n = p.shape[0]
     needed("p", p is None, p.shape[0], n)
     needed("g", g is None, g.shape[0], n)
@@ -270,7 +281,8 @@ cdef int adamw_f32(
 cdef int adamw_f64(
     double[::1] p, const double[::1] g, double[::1] exp_avg, double[::1] exp_avg_sq, double[::1] max_exp_avg_sq,
     double step, double lr, double beta1, double beta2, double eps, double weight_decay, double grad_scale,
-    unsigned options) except -1 nogil:
+    unsigned options
+) except -1 nogil:
     cdef Py_ssize_t n = p.shape[0]
     needed("p", p is None, p.shape[0], n)
     needed("g", g is None, g.shape[0], n)
@@ -287,7 +299,8 @@ cdef int adamw_f64(
 
 cdef int lion_f32(
     float[::1] p, const float[::1] g, float[::1] exp_avg, double lr, double beta1, double beta2, double weight_decay,
-    double grad_scale, unsigned options) except -1 nogil:
+    double grad_scale, unsigned options
+) except -1 nogil:
     cdef Py_ssize_t n = p.shape[0]
     needed("p", p is None, p.shape[0], n)
     needed("g", g is None, g.shape[0], n)
@@ -301,7 +314,8 @@ cdef int lion_f32(
 
 cdef int lion_f64(
     double[::1] p, const double[::1] g, double[::1] exp_avg, double lr, double beta1, double beta2, double weight_decay,
-    double grad_scale, unsigned options) except -1 nogil:
+    double grad_scale, unsigned options
+) except -1 nogil:
     cdef Py_ssize_t n = p.shape[0]
     needed("p", p is None, p.shape[0], n)
     needed("g", g is None, g.shape[0], n)
@@ -315,7 +329,8 @@ cdef int lion_f64(
 
 cdef int lamb_f32(
     float[::1] p, const float[::1] g, float[::1] exp_avg, float[::1] exp_avg_sq, double step, double lr, double beta1,
-    double beta2, double eps, double weight_decay, double grad_scale, unsigned options) except -1 nogil:
+    double beta2, double eps, double weight_decay, double grad_scale, unsigned options
+) except -1 nogil:
     cdef Py_ssize_t n = p.shape[0]
     needed("p", p is None, p.shape[0], n)
     needed("g", g is None, g.shape[0], n)
@@ -330,7 +345,8 @@ cdef int lamb_f32(
 
 cdef int lamb_f64(
     double[::1] p, const double[::1] g, double[::1] exp_avg, double[::1] exp_avg_sq, double step, double lr,
-    double beta1, double beta2, double eps, double weight_decay, double grad_scale, unsigned options) except -1 nogil:
+    double beta1, double beta2, double eps, double weight_decay, double grad_scale, unsigned options
+) except -1 nogil:
     cdef Py_ssize_t n = p.shape[0]
     needed("p", p is None, p.shape[0], n)
     needed("g", g is None, g.shape[0], n)

@@ -7,6 +7,7 @@ import textwrap
 
 import table
 from table import Rule, Table
+from wrapping import WIDTH, packed
 
 TYPES = {"f32": "float", "f64": "double"}
 SETS = ("baseline", "avx2", "avx512")
@@ -40,6 +41,17 @@ def quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+def quoted_lines(text: str, indent: str) -> str:
+    """A string that may be too long for a line, as several that the compiler joins."""
+    words = re.findall(r"\S+ *", text)
+    lines = [""]
+    for word in words:
+        if len(indent + quoted(lines[-1] + word)) >= WIDTH:
+            lines.append("")
+        lines[-1] += word
+    return f"\n{indent}".join(map(quoted, lines))
+
+
 # ---- fastopt_rules.h ----
 
 
@@ -54,11 +66,12 @@ def function_names(rules: Table) -> list[str]:
     return [f"{rule.name}_{suffix}" for rule in rules.rules for suffix in TYPES] + core_functions()
 
 
-def parameters(rule: Rule, real: str) -> str:
+def parameters(rule: Rule, real: str, end: str) -> str:
     buffers = [f"{real} *p", f"const {real} *g", *(f"{real} *{state.name}" for state in rule.states)]
     hypers = [f"double {hyper.name}" for hyper in rule.hypers]
-    lines = [", ".join(["size_t n", *buffers]) + ",", *textwrap.wrap(", ".join([*hypers, "unsigned options"]), 110)]
-    return "\n".join(f"    {line}" for line in lines)
+    return packed(["size_t n", *buffers], "    ", "    ", ",\n") + packed(
+        [*hypers, "unsigned options"], "    ", "    ", end
+    )
 
 
 def prototype_comment(rule: Rule) -> str:
@@ -93,13 +106,13 @@ def public_header(rules: Table) -> str:
             f"\n/* The places of {rule.name}'s state buffers and hyperparameters in a tensor and a group. */\nenum {{\n"
         )
         items = [f"FASTOPT_{upper}_{state.name.upper()} = {i}" for i, state in enumerate(rule.states)]
-        out.append(textwrap.fill(", ".join(items) + ",", 112, initial_indent="    ", subsequent_indent="    ") + "\n")
+        out.append(packed(items, "    ", "    ", ",\n"))
         items = [f"FASTOPT_{upper}_{hyper.name.upper()} = {i}" for i, hyper in enumerate(unclashed(rule))]
-        out.append(textwrap.fill(", ".join(items), 112, initial_indent="    ", subsequent_indent="    ") + "\n};\n")
+        out.append(packed(items, "    ", "    ", "\n};\n"))
     for rule in rules.rules:
         out.append("\n" + prototype_comment(rule))
         for suffix, real in TYPES.items():
-            out.append(f"FASTOPT_API int fastopt_{rule.name}_{suffix}(\n{parameters(rule, real)});\n")
+            out.append(f"FASTOPT_API int fastopt_{rule.name}_{suffix}(\n{parameters(rule, real, ');')}\n")
     out.append("\n#endif /* FASTOPT_RULES_H */\n")
     return "".join(out)
 
@@ -179,13 +192,15 @@ _Static_assert(sizeof(struct {name}_coefficients) <= FASTOPT_MAX_COEFFICIENTS * 
 def prepare(rule: Rule, suffix: str, real: str) -> str:
     """From hyperparameters (and the sums of a tensor) to the coefficients of a loop, rounded once."""
     name, upper = rule.name, rule.name.upper()
-    arguments = "const double *hyper, void *const *state, unsigned options"
+    arguments = ["const double *hyper", "void *const *state", "unsigned options"]
+    head = f"ALWAYS_INLINE int prepare_{name}_{suffix}("
+    prepared = packed([*arguments, "void *rounded"], head, " " * len(head), ")")
     text = f"""
 struct {name}_{suffix} {{
     {upper}_COEFFICIENTS(FASTOPT_IN_{real.upper()})
 }};
 
-ALWAYS_INLINE int prepare_{name}_{suffix}({arguments}, void *rounded)
+{prepared}
 {{
     struct {name}_{suffix} *const r = rounded;
     struct {name}_coefficients c;
@@ -199,8 +214,10 @@ ALWAYS_INLINE int prepare_{name}_{suffix}({arguments}, void *rounded)
 }}
 """
     if rule.sums:
+        head = f"static void settle_{name}_{suffix}("
+        settled = packed([*arguments, "const double *sums", "void *rounded"], head, " " * len(head), ")")
         text += f"""
-static void settle_{name}_{suffix}({arguments}, const double *sums, void *rounded)
+{settled}
 {{
     struct {name}_{suffix} *const r = rounded;
     struct {name}_coefficients c;
@@ -238,18 +255,18 @@ def row(rule: Rule) -> str:
     needed = [str(places.get(state.needed_by or "", -1)) for state in rule.states]
     mask = " | ".join(f"FASTOPT_{option.name.upper()}" for option in rule.options) or "0"
     sums = ", ".join(f"FASTOPT_SUM_{each.upper()}" for each in rule.sums) or "0"
-    ranges = ", ".join(f"RANGE_{hyper.range.name}" for hyper in rule.hypers)
+    ranges = [f"RANGE_{hyper.range.name}" for hyper in rule.hypers]
     settle = f"settle_{rule.name}_f32, settle_{rule.name}_f64" if rule.sums else "NULL, NULL"
     return f"""    [RULE_{rule.name}] = {{
         .info = {{sizeof(fastopt_rule_info), {quoted(rule.name)},
-                 {quoted(rule.paper)},
+                 {quoted_lines(rule.paper, " " * 17)},
                  {len(rule.states)}, {len(rule.required)}, {len(rule.hypers)}, {len(rule.options)}, {len(rule.sums)},
                  states_of_{rule.name}, hypers_of_{rule.name}, options_of_{rule.name}}},
         .prepare = {{prepare_{rule.name}_f32, prepare_{rule.name}_f64}},
         .settle = {{{settle}}},
         .option_mask = {mask},
         .needs = needs_of_{rule.name},
-        .range = {{{ranges}}},
+{packed(ranges, "        .range = {", " " * 18, "},")}
         .needed_by = {{{", ".join(needed)}}},
         .sums = {{{sums}}},
     }},
@@ -261,7 +278,7 @@ def public_function(rule: Rule, suffix: str, real: str) -> str:
     hypers = ", ".join(hyper.name for hyper in rule.hypers)
     return f"""
 FLATTEN int fastopt_{rule.name}_{suffix}(
-{parameters(rule, real)})
+{parameters(rule, real, ")")}
 {{
     void *const state[FASTOPT_MAX_STATES] = {{{states}}};
     double hyper[FASTOPT_MAX_HYPERS] = {{{hypers}}};

@@ -14,6 +14,8 @@
 
 #include "../row.c"
 
+#include "../layout.c"
+
 #include "../staging.c"
 
 #include "../norm.c"

@@ -40,8 +40,7 @@ typedef struct {
     ADAGRAD_COEFFICIENTS(FASTOPT_IN_REAL)
 } T(adagrad_coefficients);
 
-LOOP T(adagrad_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict sum,
-                     T(adagrad_coefficients) c)
+LOOP T(adagrad_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict sum, T(adagrad_coefficients) c)
 {
     for (size_t i = 0; i < n; i++) {
         const real gi = c.scale * g[i] + c.decay * p[i];

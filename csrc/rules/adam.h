@@ -49,8 +49,8 @@ typedef struct {
     ADAM_COEFFICIENTS(FASTOPT_IN_REAL)
 } T(adam_coefficients);
 
-LOOP T(adam_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict m,
-                  real *restrict v, real *restrict w, T(adam_coefficients) c, int amsgrad)
+LOOP T(adam_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict m, real *restrict v,
+                  real *restrict w, T(adam_coefficients) c, int amsgrad)
 {
     for (size_t i = 0; i < n; i++) {
         const real gi = c.scale * g[i] + c.decay * p[i];

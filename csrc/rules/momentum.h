@@ -36,8 +36,7 @@ typedef struct {
     MOMENTUM_COEFFICIENTS(FASTOPT_IN_REAL)
 } T(momentum_coefficients);
 
-LOOP T(momentum_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict v,
-                      T(momentum_coefficients) c)
+LOOP T(momentum_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict v, T(momentum_coefficients) c)
 {
     for (size_t i = 0; i < n; i++) {
         const real gi = c.scale * g[i] + c.decay * p[i];

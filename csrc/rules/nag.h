@@ -42,8 +42,8 @@ typedef struct {
     NAG_COEFFICIENTS(FASTOPT_IN_REAL)
 } T(nag_coefficients);
 
-LOOP T(nag_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict v,
-                 T(nag_coefficients) c, int at_lookahead)
+LOOP T(nag_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict v, T(nag_coefficients) c,
+                 int at_lookahead)
 {
     for (size_t i = 0; i < n; i++) {
         const real q = at_lookahead ? p[i] : p[i] - c.momentum * v[i];

@@ -47,9 +47,8 @@ typedef struct {
     RMSPROP_COEFFICIENTS(FASTOPT_IN_REAL)
 } T(rmsprop_coefficients);
 
-LOOP T(rmsprop_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict v,
-                     real *restrict b, real *restrict m, T(rmsprop_coefficients) c, int with_momentum,
-                     int centered)
+LOOP T(rmsprop_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict v, real *restrict b,
+                     real *restrict m, T(rmsprop_coefficients) c, int with_momentum, int centered)
 {
     for (size_t i = 0; i < n; i++) {
         const real gi = c.scale * g[i] + c.decay * p[i];

@@ -41,8 +41,8 @@ typedef struct {
     SGD_COEFFICIENTS(FASTOPT_IN_REAL)
 } T(sgd_coefficients);
 
-LOOP T(sgd_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict b,
-                 T(sgd_coefficients) c, int with_momentum, int nesterov)
+LOOP T(sgd_loop)(size_t n, real *restrict p, const real *restrict g, real *restrict b, T(sgd_coefficients) c,
+                 int with_momentum, int nesterov)
 {
     for (size_t i = 0; i < n; i++) {
         const real gi = c.scale * g[i] + c.decay * p[i];

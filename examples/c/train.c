@@ -13,7 +13,10 @@ int main(void)
     float p[N] = {0}, g[N] = {0}, exp_avg[N] = {0}, exp_avg_sq[N] = {0};
     fastopt_tensor tensors[] = {
         {.size = sizeof *tensors, .n = FIRST, .p = p, .g = g, .state = {exp_avg, exp_avg_sq}},
-        {.size = sizeof *tensors, .n = N - FIRST, .p = p + FIRST, .g = g + FIRST,
+        {.size = sizeof *tensors,
+         .n = N - FIRST,
+         .p = p + FIRST,
+         .g = g + FIRST,
          .state = {exp_avg + FIRST, exp_avg_sq + FIRST}},
     };
     fastopt_group group;

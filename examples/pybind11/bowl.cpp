@@ -25,8 +25,8 @@ static void train(array p_array, const array &target_array, const array &curvatu
     for (int step = 1; step <= steps; step++) {
         for (size_t i = 0; i < n; i++)
             g[i] = curvature[i] * (p[i] - target[i]);
-        const int status = fastopt->adam_f32(n, p, g.data(), exp_avg.data(), exp_avg_sq.data(), nullptr, step, 0.1,
-                                             0.9, 0.999, 1e-8, 0.0, 1.0, 0);
+        const int status = fastopt->adam_f32(n, p, g.data(), exp_avg.data(), exp_avg_sq.data(), nullptr, step, 0.1, 0.9,
+                                             0.999, 1e-8, 0.0, 1.0, 0);
         if (status)
             throw std::invalid_argument(fastopt->strerror(status));
     }

@@ -149,7 +149,8 @@ static void of_the_model(void)
     CASE(s.model.extras = 8, FASTOPT_ERR_MODEL, -1, -1, "extras", "fastopt: extras must be an OR of its values, got 8");
     CASE(s.model.grad_scale = -INFINITY, FASTOPT_ERR_MODEL, -1, -1, "grad_scale",
          "fastopt: grad_scale must be a finite number, got -inf");
-    CASE(s.model.grad_scale = 1e200; s.groups[1].hyper[FASTOPT_ADAM_GRAD_SCALE] = 1e200, FASTOPT_ERR_MODEL, 1, -1, "grad_scale",
+    CASE(s.model.grad_scale = 1e200;
+         s.groups[1].hyper[FASTOPT_ADAM_GRAD_SCALE] = 1e200, FASTOPT_ERR_MODEL, 1, -1, "grad_scale",
          "adam: grad_scale of group 1 must be a finite number, also multiplied by the group's own, got inf");
     CASE(s.model.extras = FASTOPT_CLIP_NORM, FASTOPT_ERR_MODEL, -1, -1, "max_norm", /* forgotten */
          "fastopt: max_norm must be a number >= 0, got -1");
@@ -227,6 +228,7 @@ static void of_ranges(void)
         double value;
         int in_float, in_double; /* whether they take it */
     } cases[] = {
+        /* clang-format off */
         {"step", 0, 1.0, 1, 1}, {"step", 0, 0.0, 0, 0}, {"step", 0, 1.5, 0, 0}, {"step", 0, -1.0, 0, 0},
         {"step", 0, 16777217.0, 1, 1}, {"step", 0, 0x1p53, 1, 1}, {"step", 0, 0x1p53 + 2, 0, 0},
         {"step", 0, 1e300, 0, 0},
@@ -238,6 +240,7 @@ static void of_ranges(void)
         {"beta1", 2, 0.999999999, 0, 1}, {"beta1", 2, 1e-50, 0, 1}, {"beta1", 2, -1e-50, 0, 0}, {"eps", 4, 1e-50, 0, 1},
         {"grad_scale", 6, 1e300, 1, 1},
         {"grad_scale", 6, -1e-300, 1, 1}, {"grad_scale", 6, 0.0, 1, 1}, {"grad_scale", 6, -DBL_MAX, 1, 1},
+        /* clang-format on */
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
@@ -656,9 +659,15 @@ static void of_functions(void)
 
 static void of_words(void)
 {
-    static const int all[] = {FASTOPT_OK, FASTOPT_SKIPPED, FASTOPT_ERR_ISA, FASTOPT_ERR_RULE, FASTOPT_ERR_OPTION,
-                              FASTOPT_ERR_BUFFER, FASTOPT_ERR_MODEL, FASTOPT_ERR_SIZE, FASTOPT_ERR_TYPE,
-                              FASTOPT_ERR_LAYOUT, FASTOPT_ERR_UNUSED, FASTOPT_ERR_WORKSPACE, FASTOPT_ERR_HYPER, 2};
+    static const int all[] = {
+        FASTOPT_OK,         FASTOPT_SKIPPED,
+        FASTOPT_ERR_ISA,    FASTOPT_ERR_RULE,
+        FASTOPT_ERR_OPTION, FASTOPT_ERR_BUFFER,
+        FASTOPT_ERR_MODEL,  FASTOPT_ERR_SIZE,
+        FASTOPT_ERR_TYPE,   FASTOPT_ERR_LAYOUT,
+        FASTOPT_ERR_UNUSED, FASTOPT_ERR_WORKSPACE,
+        FASTOPT_ERR_HYPER,  2,
+    };
     const int count = (int)(sizeof all / sizeof *all);
     char whole[200], part[200];
     size_t length;

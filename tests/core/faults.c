@@ -52,6 +52,8 @@ static int atfork(void (*prepare)(void), void (*parent)(void), void (*child)(voi
 
 #include "row.c"
 
+#include "layout.c"
+
 #include "staging.c"
 
 #include "norm.c"

@@ -1,6 +1,6 @@
 /*
- * functions.h - the two functions of every rule behind one prototype, call_RULE_f32 and call_RULE_f64: state buffers and
- * hyperparameters in the order of the table, from rules.def.
+ * functions.h - the two functions of every rule behind one prototype, call_RULE_f32 and call_RULE_f64: state buffers
+ * and hyperparameters in the order of the table, from rules.def.
  */
 #include "each.h"
 #include "fastopt.h"

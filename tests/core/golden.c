@@ -1,7 +1,7 @@
 /*
- * golden.c - what the core makes of generated inputs: a line a case, with hashes of the buffers and how many NaNs are in
- * them. golden.txt is what it must print on every machine; golden.py writes that from the NumPy reference and has the
- * same functions under the same names, in the same order.
+ * golden.c - what the core makes of generated inputs: a line a case, with hashes of the buffers and how many NaNs are
+ * in them. golden.txt is what it must print on every machine; golden.py writes that from the NumPy reference and has
+ * the same functions under the same names, in the same order.
  *
  * It is driven by the table of rules: every rule, type, set of optional buffers and options, on every kind of inputs.
  * Only integers decide on the inputs, and hyperparameters are an integer times a power of two, so that no rounding here
@@ -23,12 +23,16 @@ static const size_t sizes[] = {0, 1, 7, 64, 301}; /* 301: nine of the widest vec
 static const struct kinds {
     const char *name, *letters;
     size_t count; /* of the letters */
-} inputs[] = {{"plain", "n", 1}, {"wild", "nnnn0sth", 8}, {"nonfinite", "nnnn0sthix", 10}, {"tiny", "0sst", 4},
+} inputs[] = {{"plain", "n", 1},
+              {"wild", "nnnn0sth", 8},
+              {"nonfinite", "nnnn0sthix", 10},
+              {"tiny", "0sst", 4},
               {"edges", "nuuoomm", 7}};
 
 enum { PLAIN, WILD, NONFINITE, TINY, EDGES };
 
-enum { /* the rules in their order */
+/* The rules in their order. */
+enum {
 #define FASTOPT_RULE(rule, required, states, hypers, options) RULE_##rule,
 #include "rules.def"
 #undef FASTOPT_RULE
@@ -52,7 +56,7 @@ static uint64_t draw(uint64_t stream, uint64_t i)
 }
 
 typedef struct {
-    int size, places; /* bytes of a number, bits of its fraction */
+    int size, places;   /* bytes of a number, bits of its fraction */
     uint64_t sign, top; /* the sign's bit, the exponent of infinity */
 } format;
 
@@ -76,7 +80,7 @@ static uint64_t value(const format *f, const struct kinds *kinds, uint64_t buffe
     case 'h': exponent = f->top - 16 - little; break; /* its square overflows */
     case 'i': exponent = f->top, fraction = 0; break;
     case 'x': exponent = f->top, fraction |= (uint64_t)1 << (f->places - 1); break; /* NaN */
-    case 'u': exponent = f->top == 2047 ? 1023 - 153 + 2 * little : little; break; /* float is subnormal, or 0 */
+    case 'u': exponent = f->top == 2047 ? 1023 - 153 + 2 * little : little; break;  /* float is subnormal, or 0 */
     case 'o': exponent = f->top == 2047 ? 1023 + 120 + little : f->top - 1 - little; break; /* float overflows */
     case 'm': /* a double in the middle between two floats */
         exponent = f->top / 2 - 8 + little;
@@ -120,7 +124,8 @@ static void *take(const format *f, size_t n)
     return memory + begin;
 }
 
-static void fill(const format *f, const struct kinds *kinds, uint64_t buffer, uint64_t step, uint64_t mask, size_t n, char *out)
+static void fill(const format *f, const struct kinds *kinds, uint64_t buffer, uint64_t step, uint64_t mask, size_t n,
+                 char *out)
 {
     for (size_t i = 0; i < n; i++)
         store(f, out + i * (size_t)f->size, value(f, kinds, buffer, step, i) & mask);
@@ -132,7 +137,8 @@ static uint64_t stream(size_t tensor, size_t buffer)
     return (tensor * 8 + buffer) * 32;
 }
 
-static void fill_gradient(const format *f, const struct kinds *kinds, fastopt_tensor *tensor, size_t number, uint64_t step)
+static void fill_gradient(const format *f, const struct kinds *kinds, fastopt_tensor *tensor, size_t number,
+                          uint64_t step)
 {
     fill(f, kinds, stream(number, 1), step, ~(uint64_t)0, tensor->n, (void *)(uintptr_t)tensor->g);
 }
@@ -529,6 +535,7 @@ static const struct arrangement {
     ptrdiff_t shape[AXES];
     int p, g, state;
 } arrangements[] = {
+    /* clang-format off */
     {2, {37, 300}, C_ORDER, FORTRAN, C_ORDER},
     {2, {300, 37}, C_ORDER, FORTRAN, C_ORDER},
     {2, {20, 37}, FORTRAN, FORTRAN, C_ORDER},
@@ -548,6 +555,7 @@ static const struct arrangement {
     {2, {0, 5}, C_ORDER, FORTRAN, C_ORDER},
     {1, {55}, SKIPPING, C_ORDER, SKIPPING},
     {0, {77}, C_ORDER, C_ORDER, C_ORDER}, /* without a shape: contiguous, though maybe of another type */
+    /* clang-format on */
 };
 
 enum { ARRANGEMENTS = sizeof arrangements / sizeof *arrangements };
@@ -635,7 +643,10 @@ static fastopt_tensor lay_tensor(laid_tensor *laid, const struct arrangement *a,
         tensor.n *= (size_t)a->shape[d];
     laid->p = lay(f, a, a->p);
     laid->g = lay(&formats[g_type ? g_type : type], a, g_lies);
-    laid->layout = (fastopt_layout){.size = sizeof laid->layout, .ndim = a->ndim, .g_type = g_type, .shape = a->shape,
+    laid->layout = (fastopt_layout){.size = sizeof laid->layout,
+                                    .ndim = a->ndim,
+                                    .g_type = g_type,
+                                    .shape = a->shape,
                                     .g_strides = a->ndim ? laid->g.strides : NULL};
     laid->layout.p_strides = a->p == C_ORDER || !a->ndim ? NULL : laid->p.strides;
     tensor.p = laid->p.first;

@@ -4,8 +4,8 @@
  * Every buffer of a step lies in pages of its own between two that must not be touched: at their end, at their start,
  * or some elements from it. What is left of the pages holds canaries, which under AddressSanitizer and valgrind must
  * not be read either. Each case checks the canaries and every bit of the result: rules work element by element, so a
- * step on n elements is the beginning of one on more, wherever the buffers lie. Where elements do not follow each other,
- * what lies between them holds canaries, too.
+ * step on n elements is the beginning of one on more, wherever the buffers lie. Where elements do not follow each
+ * other, what lies between them holds canaries, too.
  *
  *     guard [K]     takes every K-th case (a prime, so that all loops below still take all their turns)
  *
@@ -50,10 +50,10 @@
 #endif
 
 enum {
-    MOST = 200,      /* elements of a small tensor */
-    LARGE = 700001,  /* elements that are worth several threads */
-    OFFSETS = 16,    /* elements from the start of the pages */
-    CANARY = 4096,   /* bytes on either side, or fewer where the pages end */
+    MOST = 200,                       /* elements of a small tensor */
+    LARGE = 700001,                   /* elements that are worth several threads */
+    OFFSETS = 16,                     /* elements from the start of the pages */
+    CANARY = 4096,                    /* bytes on either side, or fewer where the pages end */
     BUFFERS = FASTOPT_MAX_STATES + 2, /* p, g and the state */
     VARIANTS = 256
 };
@@ -63,7 +63,8 @@ enum {
 enum { COUNT, NON_NEGATIVE, BELOW_ONE, UP_TO_ONE, FINITE };
 
 /* For each range of hyperparameters one that every rule takes: Nesterov's momentum allows no dampening. */
-static const double values[] = {[COUNT] = 3, [NON_NEGATIVE] = 0.01, [BELOW_ONE] = 0.9, [UP_TO_ONE] = 0, [FINITE] = 0.75};
+static const double values[] = {
+    [COUNT] = 3, [NON_NEGATIVE] = 0.01, [BELOW_ONE] = 0.9, [UP_TO_ONE] = 0, [FINITE] = 0.75};
 
 enum {
 #define FASTOPT_HYPER(name, range) RANGE_OF_##name = range,
@@ -195,17 +196,18 @@ static void tell(void)
     if (now.lies[0])
         snprintf(layout, sizeof layout, ", %td rows and %td columns, %s, %s of type %d and %s", now.rows, now.columns,
                  now.lies[0], now.lies[1], now.g_type, now.lies[2]);
-    length = snprintf(text, sizeof text, "broken case: %s of %s_%s on %s, n = %zu, states %s, options %u, buffers %s %d%s\n",
-                      now.what ? now.what : "nothing", now.v ? fastopt_rule(now.v->rule)->name : "no rule",
-                      now.type == FASTOPT_F32 ? "f32" : "f64", now.isa ? now.isa : "no set", now.n, states,
-                      now.v ? now.v->options : 0, now.place ? now.place : "nowhere", now.offset, layout);
+    length =
+        snprintf(text, sizeof text, "broken case: %s of %s_%s on %s, n = %zu, states %s, options %u, buffers %s %d%s\n",
+                 now.what ? now.what : "nothing", now.v ? fastopt_rule(now.v->rule)->name : "no rule",
+                 now.type == FASTOPT_F32 ? "f32" : "f64", now.isa ? now.isa : "no set", now.n, states,
+                 now.v ? now.v->options : 0, now.place ? now.place : "nowhere", now.offset, layout);
     if (write(STDOUT_FILENO, text, (size_t)length) != length)
         _exit(2);
 }
 
 static struct sigaction before[2];
 
-/* Tells the case; then the fault comes again, for whoever was to have it: the system, or a sanitizer with its report. */
+/* Prints the case; the fault then comes again and reaches its former handler: the system's, or a sanitizer's. */
 static void fault(int signal)
 {
     tell();
@@ -492,8 +494,8 @@ static void clip(arena *arenas, const numbers *x, int threads)
 /* How a buffer of rows and columns lies: bytes from row to row and from column to column, in elements. */
 enum { PLAIN, TRANSPOSED, BACKWARD, TRANSPOSED_BACKWARD, SPARSE, SPARSE_BACKWARD, ONE_ROW, ONE_COLUMN };
 
-static const char *const ways[] = {"plain", "transposed", "backward", "transposed backward", "sparse",
-                                   "sparse backward", "one row for all", "one column for all"};
+static const char *const ways[] = {"plain",  "transposed",      "backward",        "transposed backward",
+                                   "sparse", "sparse backward", "one row for all", "one column for all"};
 
 static void strides_of(int way, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t *strides)
 {
@@ -519,8 +521,12 @@ static void write_number(char *place, int type, double x)
     memcpy(&bits, &y, sizeof bits);
     half = (uint16_t)(bits >> 16); /* bfloat16 */
     if (type == FASTOPT_F16)
-        half = (uint16_t)((bits >> 16 & 0x8000) | (bits & 0x7fffffff ? (bits >> 13 & 0x3ffff) - ((127 - 15) << 10) : 0));
-    memcpy(place, type == FASTOPT_F64 ? (const void *)&x : type == FASTOPT_F32 ? (const void *)&y : &half,
+        half =
+            (uint16_t)((bits >> 16 & 0x8000) | (bits & 0x7fffffff ? (bits >> 13 & 0x3ffff) - ((127 - 15) << 10) : 0));
+    memcpy(place,
+           type == FASTOPT_F64   ? (const void *)&x
+           : type == FASTOPT_F32 ? (const void *)&y
+                                 : &half,
            (size_t)size_in(type));
 }
 
@@ -705,7 +711,7 @@ static const int written[] = {FASTOPT_ZERO_GRAD, FASTOPT_ZERO_GRAD | FASTOPT_CLI
 
 #define LENGTH(array) (sizeof(array) / sizeof *(array))
 
-/* Everything with buffers that lie as they do now; the gradients are in pages that can only be read as long as can be. */
+/* Every kind of step on buffers that lie as they do now; the gradients' pages are read-only where that is possible. */
 static void all_steps(arena *arenas, const numbers *x, int threads)
 {
     memcpy(arenas[1].at, x->before[1], arenas[1].bytes);
@@ -787,8 +793,8 @@ static void large_tensors(void)
 /* Tensors of layouts that need to be unpacked by blocks and by tiles, among them partial ones. */
 static void laid_tensors(void)
 {
-    static const ptrdiff_t shapes[][2] = {{1, 1}, {1, 7}, {7, 1}, {3, 5}, {9, 16}, {16, 9}, {12, 16}, {8, 25},
-                                          {33, 6}, {2, 100}, {200, 1}, {1, 200}, {0, 3}, {4, 0}};
+    static const ptrdiff_t shapes[][2] = {{1, 1},  {1, 7},  {7, 1},   {3, 5},   {9, 16},  {16, 9}, {12, 16},
+                                          {8, 25}, {33, 6}, {2, 100}, {200, 1}, {1, 200}, {0, 3},  {4, 0}};
     arena arenas[BUFFERS] = {0};
     int turn = 0;
 

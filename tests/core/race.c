@@ -24,7 +24,7 @@ enum {
     STEPS = 3,
     FORKS = 3,
     QUIET = 50,
-    LARGE = 180001, /* elements; a model of three times as many is worth two threads for the norm, up to four for a step */
+    LARGE = 180001, /* elements; three times as many are worth two threads for the norm, up to four for a step */
     BUFFERS = FASTOPT_MAX_STATES + 2
 };
 

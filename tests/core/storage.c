@@ -170,8 +170,8 @@ static void strides(int type, int stored_type, ptrdiff_t row_stride, ptrdiff_t c
 
 int main(void)
 {
-    static const ptrdiff_t all[][2] = {{19, 1}, {40, 1}, {-40, 1}, {1, 5}, {1, 7}, {-1, -7}, {40, 2}, {-40, -2},
-                                       {1, -5}, {60, -3}};
+    static const ptrdiff_t all[][2] = {{19, 1},  {40, 1}, {-40, 1},  {1, 5},  {1, 7},
+                                       {-1, -7}, {40, 2}, {-40, -2}, {1, -5}, {60, -3}};
 
     for (set_now = 0; fastopt_available_isa(set_now); set_now++) {
         for (size_t k = 0; k < sizeof types / sizeof *types; k++) {

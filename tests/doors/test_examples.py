@@ -388,7 +388,8 @@ def test_the_command_line_says_where_things_are(shell, tmp_path):
     printed = [shell(f"python -m fastopt --{name}", tmp_path).removesuffix("\n") for name in names]
     assert shell("python -m fastopt --cflags --sources", tmp_path).split() == [printed[0], *printed[1].split()]
     sources = [
-        core / f"{name}.c" for name in ("dispatch", "norm", "row", "rules", "staging", "step", "table", "threads")
+        core / f"{name}.c"
+        for name in ("dispatch", "layout", "norm", "row", "rules", "staging", "step", "table", "threads")
     ]
     assert printed == [f"-I{core}", " ".join(map(str, sources)), str(core / "pkgconfig"), str(core / "cmake")]
     code = "import fastopt; print(fastopt.get_include(), *fastopt.get_sources(), sep='\\n')"

@@ -20,7 +20,6 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 import fastopt
 from fastopt import kernels, reference
 from fastopt._rules import RULES
-from fastopt._engine import Engine
 from fastopt.optimizers._hyper import Hyper
 
 PAGES = sorted(
@@ -47,12 +46,21 @@ def public_objects():
     return {**found, "fastopt.reference.Optimizer": reference.Optimizer}
 
 
+def members(cls):
+    """What a class defines itself; the optimizers' compiled bases count as theirs."""
+    bases = [
+        base for base in cls.__mro__ if base.__module__ in ("fastopt._buffers", "fastopt._groups", "fastopt._engine")
+    ]
+    own = [*bases, cls] if cls is fastopt.Optimizer else [cls]
+    return {name: inner for each in own for name, inner in vars(each).items()}
+
+
 def public_members():
-    """Methods and properties that the classes define themselves; the optimizers' compiled half counts as theirs."""
+    """Methods and properties that the classes define themselves."""
     found = {}
     for name, value in public_objects().items():
         if inspect.isclass(value):
-            for member, inner in {**(vars(Engine) if value is fastopt.Optimizer else {}), **vars(value)}.items():
+            for member, inner in members(value).items():
                 documented = inspect.isroutine(inner) or inspect.isdatadescriptor(inner)
                 if not member.startswith("_") and documented and not isinstance(inner, Hyper):
                     found[f"{name}.{member}"] = inner
