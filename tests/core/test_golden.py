@@ -81,7 +81,7 @@ def test_it_is_what_the_core_gives(name, flags, tmp_path, tried):
             "    if (!ordered)\n        sort_axes(it);",
             "    sort_axes(it);",
             ".*layouts",
-        ),  # the norm's order
+        ),
         ("step.c", "plan->staged ? factor : 1.0", "plan->staged ? (float)factor : 1.0", r"\w+_f32|model|layouts"),
     ],
 )

@@ -19,6 +19,7 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
 import fastopt
 from fastopt import kernels, reference
+from fastopt._engine import Engine
 from fastopt._rules import RULES
 from fastopt.optimizers._hyper import Hyper
 
