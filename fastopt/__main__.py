@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _demo(arguments)
     except KeyboardInterrupt:
-        return 130  # as shells report it; whoever pressed the keys needs no traceback
+        return 130  # as shells report it; after Ctrl-C nobody needs a traceback
 
 
 if __name__ == "__main__":

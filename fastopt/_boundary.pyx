@@ -127,12 +127,13 @@ cdef cnp.ndarray as_array(str name, object obj, bint writable, bint gradient):
     kind = type_of(a)
     if kind == 0 or not (gradient or kind == FASTOPT_F32 or kind == FASTOPT_F64) or not cnp.PyArray_ISNOTSWAPPED(a):
         raise TypeError(f"{name} has dtype {a.dtype.str if a.dtype.byteorder in '<>' else a.dtype}; "
-                        f"fastopt takes {types_in_words(gradient)}{' gradients' if gradient else ''} in native byte order")
+                        f"fastopt takes {types_in_words(gradient)}{' gradients' if gradient else ''} "
+                        "in native byte order")
     if writable and not cnp.PyArray_ISWRITEABLE(a):
         raise ValueError(f"{name} is read-only, but is to be written")
     if not cnp.PyArray_ISALIGNED(a):
-        raise ValueError(f"{name} is not aligned to its {a.itemsize}-byte elements; its memory must begin at a multiple of "
-                         f"{a.itemsize} bytes, and its strides, {(<object>a).strides}, must be multiples of that")
+        raise ValueError(f"{name} is not aligned to its {a.itemsize}-byte elements; its memory must begin at a multiple "
+                         f"of {a.itemsize} bytes, and its strides, {(<object>a).strides}, must be multiples of that")
     if writable and not cnp.PyArray_IS_C_CONTIGUOUS(a) and not visits_once(a):
         raise ValueError(f"{name} has several elements in one place (shape {(<object>a).shape}, strides "
                          f"{(<object>a).strides}), but is to be written; each element needs its own")
@@ -218,7 +219,7 @@ cdef int same_kind(str name, cnp.ndarray a, str name_of_like, cnp.ndarray like) 
 
 
 cdef cnp.ndarray as_gradient(str name, object obj, bint writable, bint numbers, str name_of_like, cnp.ndarray like):
-    """`obj` as an array of the shape of `like`. With `numbers` one will do where that has no dimensions."""
+    """`obj` as an array of the shape of `like`. With `numbers` it may be a number where that has no dimensions."""
     cdef cnp.ndarray a
     if numbers and cnp.PyArray_NDIM(like) == 0 and type(obj) is not cnp.ndarray:
         if isinstance(obj, (float, int, np.integer)) and not isinstance(obj, bool):

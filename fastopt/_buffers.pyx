@@ -8,7 +8,6 @@ from cpython.pythread cimport PyThread_get_thread_ident
 
 from fastopt._boundary cimport as_array, is_plain
 from fastopt._memory cimport Span, copy_elements, sort_apart, span_of, strides_of, view_of, zeroed
-from fastopt._rules cimport Rule
 from fastopt.structs cimport FASTOPT_MAX_STATES, fastopt_layout, fastopt_tensor
 
 import operator
@@ -150,7 +149,7 @@ cdef class Buffers:
             self.span_count += 1
 
     cdef sort_spans(self, bint check):
-        """Sorts the places; ValueError where two share memory, unless they are known not to: without `check` nothing fails."""
+        """Sorts the places. ValueError where two share memory; without `check` they are known not to, and nothing fails."""
         self.at_bound = False
         self.spans_disjoint = sort_apart(
             self.spans, self.span_count, self._param_names if check else None, "parameter")
@@ -158,8 +157,8 @@ cdef class Buffers:
     # ---- Who may use them. ----
 
     cdef refuse(self):
-        raise RuntimeError(self.reason or "this optimizer is already in use, by another thread or by a call that is still "
-                                          "running in this one; nothing was written")
+        raise RuntimeError(self.reason or "this optimizer is already in use, by another thread or by a call that is "
+                                          "still running in this one; nothing was written")
 
     cdef guard(self):
         """RuntimeError if the buffers are in use, unless this thread has them for itself."""

@@ -84,15 +84,15 @@ def global_norm(arrays, *, threads=None):
     Raises
     ------
     TypeError, ValueError
-        If an array will not do; the message names it.
+        If an array is invalid; the message names it.
 
     Notes
     -----
     Squares are added in float64, in a fixed order that depends on the number of elements alone: the bits are the same
     on every instruction set and with any number of threads, and the same for one array and for its parts given in
     order. `csrc/fastopt.h` has the order, `fastopt.reference.global_norm` does the same in NumPy. PyTorch takes the
-    norm of the norms of the tensors, in the gradients' dtype, in an order that depends on the machine. The sum neither
-    overflows nor vanishes: squares that would are scaled first.
+    norm of the norms of the tensors, in the gradients' dtype, in an order that depends on the machine. Values
+    whose squares would overflow or vanish are scaled first.
 
     Examples
     --------
@@ -126,13 +126,13 @@ def clip_grad_norm(grads, max_norm, *, threads=None):
     Raises
     ------
     TypeError, ValueError
-        If an argument will not do; the message names it, and nothing was written.
+        If an argument is invalid; the message names it, and nothing was written.
 
     Notes
     -----
     Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", ICML 2013, with PyTorch's 1e-6
     (`torch.nn.utils.clip_grad_norm_`); optax's `clip_by_global_norm` has none. A norm that is not finite makes the
-    gradients NaN or zero, as there: look at the result, or use `opt.step(..., skip_nonfinite=True)`.
+    gradients NaN or zero, as in PyTorch: check the returned norm, or use `opt.step(..., skip_nonfinite=True)`.
     `opt.step(grads, max_norm=...)` gives the bits of this and a step, with one pass over the gradients fewer.
 
     Examples

@@ -36,7 +36,7 @@ def minibatches(
         Leave out a last batch that is smaller than the others.
     rng : numpy.random.Generator, int or None
         What shuffles: a generator (which moves on, so that each epoch has an order of its own), or a seed for one.
-        None draws a fresh one.
+        None: a new, randomly seeded generator.
 
     Yields
     ------
@@ -46,7 +46,7 @@ def minibatches(
     Raises
     ------
     TypeError, ValueError
-        Already when called, not at the first batch, if an argument will not do; the message names it.
+        If an argument is invalid; raised by the call, not at the first batch. The message names it.
 
     Notes
     -----

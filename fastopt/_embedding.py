@@ -25,7 +25,7 @@ def get_include() -> str:
 
 
 def get_sources() -> list[str]:
-    """The C files that make up the core; compile all of them, with gcc or clang and any flags but `-ffast-math`'s.
+    """The C files that make up the core; compile all of them, with gcc or clang and any flags except `-ffast-math`.
 
     Examples
     --------

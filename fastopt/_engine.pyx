@@ -61,8 +61,8 @@ cdef class Engine(Groups):
     cdef int use_grads(self, list grads, bint writable, bint numbers, bint ours=False) except -1:
         """Checks gradients, points the tensors to them and keeps them in `grads` until they are released.
 
-        `numbers`: the gradient of a tensor without dimensions may be a number. `ours`: the gradients are views that nobody
-        else has.
+        `numbers`: the gradient of a tensor without dimensions may be a number. `ours`: the gradients are views that
+        nobody else has.
         """
         cdef size_t i
         cdef Py_ssize_t other
@@ -84,12 +84,12 @@ cdef class Engine(Groups):
             if staged:
                 grad = as_gradient(self.grad_name(i), grads[i], writable, numbers, self.param_name(i), param)
                 staged = (self.strided[i] or cnp.PyArray_TYPE(grad) != kind or not cnp.PyArray_IS_C_CONTIGUOUS(grad))
-            # Strides are read by the shape that was bound. Where there are none, another one of that size will do.
+            # Strides are read by the shape that was bound. Where there are none, a shape of the same size is enough.
             if (cnp.PyArray_TYPE(param) != kind or <size_t>cnp.PyArray_SIZE(grad) != self.tensors[i].n
                     or (staged and not cnp.PyArray_SAMESHAPE(grad, <cnp.ndarray>self.views[i])
                         and (self.strided[i] or not cnp.PyArray_IS_C_CONTIGUOUS(grad)))):
-                raise ValueError(f"{self.param_name(i)} has become {param.dtype} of shape {(<object>param).shape} since it "
-                                 "was bound")
+                raise ValueError(f"{self.param_name(i)} has become {param.dtype} of shape {(<object>param).shape} since "
+                                 "it was bound")
             data = cnp.PyArray_DATA(grad)
             # One that lies where the last one lay, and as that did, was checked at an earlier step.
             if staged or self.tensors[i].layout != NULL or data != self.tensors[i].g:
@@ -97,8 +97,8 @@ cdef class Engine(Groups):
                 if staged or not self.lies_apart(<const char *>data, cnp.PyArray_NBYTES(grad)):
                     other = find_overlap(span_of(grad, 0), self.spans, self.span_count, self.spans_disjoint)
                 if other >= 0:
-                    raise ValueError(f"{self.grad_name(i)} shares memory with {self.param_name(self.spans[other].owner)} "
-                                     "or its state; a gradient needs its own")
+                    raise ValueError(f"{self.grad_name(i)} shares memory with "
+                                     f"{self.param_name(self.spans[other].owner)} or its state; a gradient needs its own")
                 self.grads_disjoint = False
                 self.tensors[i].g = data
                 self.tensors[i].layout = NULL
@@ -149,24 +149,24 @@ cdef class Engine(Groups):
         self.grads_disjoint = True
 
     def bind(self, grads):
-        """Fix the gradient arrays, so that `step()` needs no argument and looks at no tensor in Python.
+        """Bind the gradient arrays, so that `step()` needs no argument.
 
         Parameters
         ----------
         grads : array, sequence of arrays, mapping of arrays, sequence of groups, or None
-            As in `step`; from then on the gradients are written into these arrays before each step. None lets go of them.
+            As in `step`. Write the gradients of each step into these arrays. None releases them.
 
         Raises
         ------
         TypeError, ValueError
-            If a gradient will not do; the message names it, and what was bound before stays bound.
+            If a gradient is invalid; the message names it, and what was bound before stays bound.
         RuntimeError
             If another thread is in `step` of this optimizer.
 
         Notes
         -----
-        The arrays are kept and cannot be resized while they are bound. A tensor of another library takes part with the
-        memory that it has now: do not let it be moved elsewhere (`tensor.data = ...`, `set_to_none=True`).
+        The arrays are kept and cannot be resized while they are bound. A tensor of another library is bound by its present
+        memory: do not replace that (`tensor.data = ...`, `set_to_none=True`).
         `step(grads)` with other gradients is still possible. Copies and pickles of the optimizer are not bound.
 
         Examples
@@ -214,10 +214,10 @@ cdef class Engine(Groups):
             The gradients in the structure of `params`, each with the shape of its parameter: float16, bfloat16
             (`ml_dtypes`), float32 or float64, of any strides. One of another dtype than its parameter is converted as
             it is read, as `np.asarray(grad, param.dtype)` would; nothing is copied. Objects with the buffer protocol
-            or DLPack (CPU tensors) will do in place of arrays, and a number for a parameter without dimensions. A
+            or DLPack (CPU tensors) may be given instead, and a number for a parameter without dimensions. A
             group's entry is `{"params": gradients}`. May be left out after `bind`.
         lr : float, optional
-            The learning rate of all groups in this step alone; what `opt.lr` says stays.
+            The learning rate of all groups in this step alone; `opt.lr` does not change.
         grad_scale : float
             Every gradient is multiplied by it, in float64 and rounded once to its parameter's dtype: to undo a loss
             scale, or to average over accumulated batches. Finite.
@@ -239,14 +239,13 @@ cdef class Engine(Groups):
         Raises
         ------
         TypeError, ValueError
-            If a gradient or an argument will not do; the message names it, and no parameter has been touched.
+            If a gradient or an argument is invalid; the message names it, and nothing was written.
         RuntimeError
             If another thread is in `step` of this optimizer; nothing was written.
 
         Notes
         -----
-        Each extra costs no more than the pass over memory that it needs (one that reads the gradients for the norm),
-        and gives the bits of doing it separately: `step(grads, max_norm=c)` those of `clip_grad_norm(grads, c)` and
+        Each option adds at most one pass over the gradients, and gives the bits of doing it separately: `step(grads, max_norm=c)` those of `clip_grad_norm(grads, c)` and
         `step(grads)` where the gradients have their parameters' dtype, `step(grads, grad_scale=s)` those of multiplying
         the gradients by `s` before. Where both are given, the gradients are multiplied once, by the product of the two
         factors. A norm beyond the largest float64 counts as infinite.
@@ -294,8 +293,8 @@ cdef class Engine(Groups):
         try:
             for i in range(self.tensor_count):
                 if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>self.arrays[i]):
-                    raise ValueError(f"{self.param_name(i)} is no longer writable; a parameter must stay writable while "
-                                     "it is bound")
+                    raise ValueError(f"{self.param_name(i)} is no longer writable; a parameter must stay writable "
+                                     "while it is bound")
             if leaves is not None:
                 self.use_grads(leaves, extras & FASTOPT_ZERO_GRAD, not extras & FASTOPT_ZERO_GRAD)
                 if extras & FASTOPT_ZERO_GRAD and not self.grads_disjoint:

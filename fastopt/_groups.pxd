@@ -3,14 +3,14 @@ from fastopt.structs cimport fastopt_group, fastopt_model
 
 
 cdef class Groups(Buffers):
-    # The core's groups are runs: tensors of one group that follow each other and share type and step number. A group has
-    # at least one run. Its hyperparameters stand in its runs and nowhere else.
+    # The core's groups are runs: consecutive tensors of one group that share type and step number. A group has at least
+    # one run. Its hyperparameters stand in its runs and nowhere else.
     cdef fastopt_model model
     cdef size_t group_count
     cdef size_t *first_run        # of each group; one more says where the last group ends
     cdef size_t *first_tensor
     cdef double *steps            # for each run, the steps that its tensors have taken
-    cdef unsigned *used           # for each group, which state buffers are in use: bit `slot` for that of the rule's table
+    cdef unsigned *used           # for each group the state buffers in use: bit `slot` for `rule.states[slot]`
     cdef list kept                # for each group a dict: the hyperparameters that the core does not know
     cdef void *workspace          # of a rule with sums
 

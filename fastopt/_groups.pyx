@@ -239,14 +239,12 @@ cdef class Groups(Buffers):
 
     def _adopt(self, Plan plan not None):
         """Becomes what was planned, or raises an error and stays as it is."""
-        cdef size_t i
         cdef Py_ssize_t j
-        cdef cnp.ndarray target, source
         cdef list targets = plan.targets, sources = plan.sources
         self.guard()
         plan.complete(self)
-        # From here on nothing can fail, and no bytecode runs into which an interrupt could fall. What was there before goes
-        # into the plan, and lives until all is done.
+        # From here on nothing can fail, and no bytecode runs into which an interrupt could fall. What was there before
+        # goes into the plan, and lives until all is done.
         for j in range(len(targets)):
             copy_elements(targets[j], sources[j])
         self.states, plan.states = plan.states, self.states
@@ -293,11 +291,11 @@ cdef class Plan:
         self.kept, self.states, self.starts = list(model.kept), list(model.states), [None] * model.group_count
         self.loaded, self.params, self.targets, self.sources = [], [], [], []
 
-    def set_group(self, size_t k, dict values not None, starts, bint anew):
+    def set_group(self, size_t k, dict values not None, starts, bint whole):
         """Gives a group these hyperparameters, all of them, and the state buffers that they call for.
 
-        `starts` has a number for each of the rule's state buffers, with which one that is made begins; None: 0. `anew`: the
-        optimizer is being made or loaded.
+        `starts` has for each of the rule's state buffers the number with which its elements begin; None: 0. `whole`: the
+        optimizer is being made or loaded, so that its state is not compared with what it was.
         """
         cdef Groups model = self.model
         cdef fastopt_model answer
@@ -313,7 +311,7 @@ cdef class Plan:
             name: value for name, value in values.items()
             if name not in model.rule.columns and name not in model.rule.options
         }
-        if used == self.used[k] and not anew:
+        if used == self.used[k] and not whole:
             return
         self.used[k], self.starts[k], self.moved = used, starts, True
         if special < 0:
@@ -329,7 +327,7 @@ cdef class Plan:
                 self.states[i] = states
 
     def load_state(self, size_t i, double steps, list arrays not None):
-        """Lets a tensor have taken these steps, and its buffers hold these arrays, or None: what new buffers start with.
+        """Gives a tensor a step count and the contents of its state buffers; None: what a new buffer starts with.
 
         The arrays must be nobody else's. One for a buffer that is not in use is kept, for it may be called for again.
         """
@@ -348,7 +346,7 @@ cdef class Plan:
         self.steps[i], self.states[i] = steps, states
 
     def load_param(self, size_t i, array):
-        """Lets a parameter have the elements of this array, which must be nobody else's."""
+        """Gives a parameter the elements of this array, which must be nobody else's."""
         self.params.append((i, array))
 
     cdef complete(self, Groups model):
@@ -356,7 +354,6 @@ cdef class Plan:
         cdef size_t k, i
         cdef Py_ssize_t slot, slots = len(model.rule.states)
         cdef list missing = [], likes = [], made
-        cdef cnp.ndarray like
         if self.moved:
             for k in range(model.group_count):
                 for i in range(model.first_tensor[k], model.first_tensor[k + 1]):

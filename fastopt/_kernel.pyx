@@ -69,7 +69,7 @@ cdef update(Rule rule, p, g, tuple states, tuple hyper, unsigned options):
     cdef size_t count = 2
     cdef int error
     cdef bint contiguous = (cnp.PyArray_TYPE(grad) == cnp.PyArray_TYPE(params) and cnp.PyArray_IS_C_CONTIGUOUS(grad)
-                       and cnp.PyArray_IS_C_CONTIGUOUS(params))
+                            and cnp.PyArray_IS_C_CONTIGUOUS(params))
 
     spans[0] = span_of(params, 0)
     spans[1] = span_of(grad, 1)

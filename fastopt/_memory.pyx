@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""How arrays lie in memory: which share some, how the core is told of their strides, and where state buffers are made."""
+"""How arrays lie in memory: overlap, strides for the core, copies; and the memory of state buffers."""
 
 cimport numpy as cnp
 from cpython.mem cimport PyMem_Calloc
@@ -75,9 +75,9 @@ cdef int by_start(const void *a, const void *b) noexcept nogil:
 cdef bint sort_apart(Span *spans, size_t count, object names, str what) except -1:
     """Sorts the places of non-empty buffers; ValueError that names the owners where two share memory.
 
-    `names` is a list of what errors call the owners, or a function that makes it; None if the buffers are known to share
-    no memory: then nothing here runs Python, and nothing fails. Returns whether each place ends before the next begins,
-    which it need not where there are gaps in it.
+    `names` is a list of what errors call the owners, or a function that makes it. It is None if the buffers are known to
+    share no memory: then nothing here runs Python, and nothing fails. Returns whether each place ends before the next
+    begins, which it need not where there are gaps in it.
     """
     cdef size_t i, j, first = 0  # from `first` on, places may reach as far as the next one
     cdef const char *reach = NULL
@@ -158,8 +158,8 @@ cdef cnp.ndarray view_of(cnp.ndarray a):
 
 
 cdef list views_of(list buffers):
-    """Views of arrays, of which some may be None. Where a comprehension's list cannot grow, Cython frees the last twice."""
-    cdef list views = [None] * len(buffers)
+    """Views of arrays, of which some may be None."""
+    cdef list views = [None] * len(buffers)  # not a comprehension: if its list cannot grow, Cython frees an item twice
     cdef Py_ssize_t slot
     for slot in range(len(buffers)):
         if buffers[slot] is not None:
@@ -174,12 +174,12 @@ cdef void copy_elements(cnp.ndarray target, cnp.ndarray source) noexcept:
     cdef size_t item = cnp.PyArray_ITEMSIZE(target)
     cdef char *to = <char *>cnp.PyArray_DATA(target)
     cdef const char *of = <const char *>cnp.PyArray_DATA(source)
-    cdef Py_ssize_t i
+    cdef Py_ssize_t _
     if cnp.PyArray_IS_C_CONTIGUOUS(target) and cnp.PyArray_IS_C_CONTIGUOUS(source):
         memcpy(to, of, cnp.PyArray_NBYTES(target))
         return
     memset(index, 0, sizeof(index))
-    for i in range(cnp.PyArray_SIZE(target)):
+    for _ in range(cnp.PyArray_SIZE(target)):
         memcpy(to, of, item)
         for d in range(ndim - 1, -1, -1):
             index[d] += 1
@@ -197,7 +197,7 @@ cdef void copy_elements(cnp.ndarray target, cnp.ndarray source) noexcept:
 cdef enum:
     LINE = 64
     PAGE = 1 << 21    # bytes of the larger page of x86-64 and of arm64 with 4 KiB pages
-    MAPPED = 1 << 16  # bytes from which on memory comes as pages, which are zero and cost nothing before they are written
+    MAPPED = 1 << 16  # bytes from which on memory comes as pages, which are zero and cost nothing until written
 
 PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
 

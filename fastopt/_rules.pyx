@@ -46,7 +46,7 @@ cdef class Rule:
             group.hyper[i] = number(self.hypers[i], hyper[i])
 
     cdef set_by_name(self, fastopt_group *group, dict values):
-        """Writes this rule and the hyperparameters of an optimizer's group, which are floats and bools, into a group."""
+        """Writes this rule and the hyperparameters of an optimizer's group, floats and bools, into a group."""
         cdef Py_ssize_t column
         cdef unsigned options = 0
         for name, bit in self.options.items():

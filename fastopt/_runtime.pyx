@@ -14,9 +14,9 @@ __all__ = ["available_isas", "build_info", "get_num_threads", "isa", "set_num_th
 def get_num_threads():
     """How many threads a step may use, unless its optimizer says otherwise (`opt.threads`).
 
-    At the start all cores that the process may use: those of its affinity mask, and no more than the quota of its
-    control group; or what the environment variable `FASTOPT_NUM_THREADS` says. A step uses fewer where the work is not
-    worth more. The number changes how fast a step is, never its result.
+    The default is the environment variable `FASTOPT_NUM_THREADS` or, without it, the number of cores in the process's
+    affinity mask, limited by the quota of its control group. A small step uses fewer threads. The number changes how
+    fast a step is, never its result.
 
     Examples
     --------
@@ -27,12 +27,12 @@ def get_num_threads():
 
 
 def set_num_threads(threads):
-    """Let steps use at most so many threads from now on, in the whole process.
+    """Set how many threads a step may use, in the whole process.
 
     Parameters
     ----------
     threads : int or None
-        At least 1; 1 keeps every step on the thread that calls it. None: as at the start.
+        At least 1; 1 keeps every step on the calling thread. None: the default.
 
     Raises
     ------

@@ -2,7 +2,7 @@
 """The C core, and the doors to it from compiled code: functions for `cimport`, the capsule, and addresses.
 
 The one copy of the core is compiled into this module. `capi.pxd` has the functions for Cython, `fastopt_capi.h` the
-capsule's table for C and C++; `capi_address` is for whoever calls by address. The rest of the package comes in through
+capsule's table for C and C++; `capi_address` is for callers by address. The rest of the package comes in through
 the capsule too.
 """
 
@@ -323,7 +323,7 @@ _ADDRESSES = {functions[i].name.decode(): functions[i].address for i in range(FU
 
 
 def capi_address(name):
-    """The address of a function of the C core, for ctypes, cffi, numba and whoever else calls by address.
+    """The address of a function of the C core, for ctypes, cffi, numba and other callers by address.
 
     Parameters
     ----------
@@ -333,7 +333,7 @@ def capi_address(name):
     Returns
     -------
     int
-        Good until the process ends. The prototype stands in `fastopt.h`, in the folder `fastopt.get_include()`.
+        Valid until the process ends. The prototype stands in `fastopt.h`, in the folder `fastopt.get_include()`.
 
     Raises
     ------
@@ -342,8 +342,8 @@ def capi_address(name):
 
     Notes
     -----
-    Calls need no GIL. What is behind the address checks hyperparameters and NULL, but it cannot check the memory:
-    arrays must have the element type of the name, be contiguous, aligned and apart, and stay where they are.
+    Calls need no GIL. The function checks hyperparameters and NULL, but not the memory: arrays must have the element
+    type in its name, be contiguous and aligned, not overlap, and not move.
 
     Examples
     --------

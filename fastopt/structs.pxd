@@ -1,7 +1,7 @@
 # The structures and constants of fastopt.h, whose comments say what they are. Using a structure needs the header:
 # include_dirs=[fastopt.get_include()]; modules that only use functions compile without it. A structure must begin as
-# zeros: fastopt.capi has group_init and model_init; zero a fastopt_tensor or fastopt_layout with memset, for Cython's own
-# fastopt_tensor(n=...) leaves the fields that it does not name as they were.
+# zeros: fastopt.capi has group_init and model_init; zero a fastopt_tensor or fastopt_layout with memset, for Cython's
+# own fastopt_tensor(n=...) leaves the fields that it does not name as they were.
 #
 # The options and the constants that name hyperparameters and states (FASTOPT_ADAM_LR) are in fastopt_rules.h; declare
 # those that you use with `cdef extern from "fastopt.h"`.

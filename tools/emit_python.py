@@ -107,10 +107,10 @@ same functions with the same signatures in pure NumPy; both give the same bits.
 `p` and the state buffers are all float32 or all float64. They have one shape, which may be any, and any strides that
 reach each of their elements once. They are aligned, and share no memory. `g` has that shape too; it is float16,
 bfloat16 (of the package ml_dtypes), float32 or float64, of any strides, and is converted once, as `np.asarray(g,
-p.dtype)` would. It is only read and may be read-only. Objects with the buffer protocol will do in place of NumPy
-arrays. Everything is checked before the first element is written. The loop runs on the thread that calls, which lets
-go of the GIL for more than 4096 elements. Hyperparameters are rounded to the dtype of `p` only after the coefficients
-of the step have been computed in float64.
+p.dtype)` would. It is only read and may be read-only. Objects with the buffer protocol may be given instead of NumPy
+arrays. Everything is checked before the first element is written. The loop runs on the calling thread, which releases
+the GIL above 4096 elements. Hyperparameters are rounded to the dtype of `p` only after the coefficients of the step
+have been computed in float64.
 
 Every function forms `g' = s*g + weight_decay*p` first, with `s = grad_scale`, or `-grad_scale` if `maximize`, and its
 formula means this `g'` by `g`. A rule with decoupled weight decay keeps it out of `g'`; its formula says so.

@@ -24,9 +24,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class Optimizer(Engine):
     """What all optimizers share: parameters bound once, `step`, hyperparameters, state, checkpoints.
 
-    A subclass names its rule in the C core's table and lists its hyperparameters as attributes; that part of it is
-    generated from the table.
-
     Parameters
     ----------
     params : array, sequence of arrays, mapping of arrays, or sequence of groups
@@ -41,7 +38,7 @@ class Optimizer(Engine):
     Raises
     ------
     TypeError, ValueError
-        If an array or a hyperparameter will not do; the message names it.
+        If an array or a hyperparameter is invalid; the message names it.
 
     Notes
     -----
@@ -68,7 +65,7 @@ class Optimizer(Engine):
         self._bind_model(model)
         self.threads = threads
         own = zip(self.param_groups, model.own_hypers, strict=True)
-        self._set([(group, hyper | of_group) for group, of_group in own], anew=True)
+        self._set([(group, hyper | of_group) for group, of_group in own], whole=True)
 
     if not TYPE_CHECKING:  # a type checker knows the attributes, and finds the unknown ones by itself
 
@@ -103,27 +100,27 @@ class Optimizer(Engine):
         classes = [owner for owner in cls.__mro__ if issubclass(owner, Optimizer)]
         return {name: each for owner in classes for name, each in vars(owner).items() if isinstance(each, Hyper)}
 
-    def _set(self, changes: Sequence[tuple[ParamGroup, Mapping[str, Any]]], anew: bool = False) -> None:
+    def _set(self, changes: Sequence[tuple[ParamGroup, Mapping[str, Any]]], whole: bool = False) -> None:
         """Checks and sets hyperparameters in some groups: all of them, or none and an error."""
         with self._exclusive(nested=True):  # what one thread sets and what another sets must not be mixed
-            self._change(changes, anew)
+            self._change(changes, whole)
 
-    def _change(self, changes: Sequence[tuple[ParamGroup, Mapping[str, Any]]], anew: bool) -> None:
-        checked = [(group._index, self._checked(group, change, anew)) for group, change in changes]
+    def _change(self, changes: Sequence[tuple[ParamGroup, Mapping[str, Any]]], whole: bool) -> None:
+        checked = [(group._index, self._checked(group, change, whole)) for group, change in changes]
         plan = self._plan()  # only now: a value's own `__float__` may run code that changes the optimizer
         for index, values in checked:
-            plan.set_group(index, values, self._starts(values), anew)
+            plan.set_group(index, values, self._starts(values), whole)
         self._adopt(plan)
 
-    def _checked(self, group: ParamGroup, change: Mapping[str, Any], anew: bool) -> dict[str, Any]:
-        """All hyperparameters of a group after a change. With `anew` the change has all of them."""
-        values, hypers = {} if anew else group._values, self._hypers()
+    def _checked(self, group: ParamGroup, change: Mapping[str, Any], whole: bool) -> dict[str, Any]:
+        """All hyperparameters of a group after a change. With `whole` the change has all of them: the optimizer is made."""
+        values, hypers = {} if whole else group._values, self._hypers()
         for key, value in change.items():
             if key not in hypers:
                 raise KeyError(
                     f"{shown(key)} is no hyperparameter of {type(self).__name__}, which has {', '.join(hypers)}"
                 )
-            if key in self._fixed and not anew:
+            if key in self._fixed and not whole:
                 raise ValueError(f"{key} acts when the optimizer is made; it cannot be changed later")
             values[key] = hypers[key].normal(value)
         return values
@@ -188,11 +185,11 @@ class Optimizer(Engine):
         return groups
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue from a `state_dict()`, one of this class or of its namesake in torch.optim.
+        """Continue from a `state_dict()` of this class, or of the torch.optim class of the same name.
 
         Everything is checked before anything is replaced; arrays (or CPU tensors) are copied into the optimizer's own
-        buffers. Parameters without an entry in `state` begin again without state, as in torch.optim. Of torch's
-        settings, those that say how to compute (`foreach`, `fused`, `capturable`, `differentiable`) are passed over.
+        buffers. Parameters without an entry in `state` start with initial state, as in torch.optim. Of torch's
+        settings, those that say how to compute (`foreach`, `fused`, `capturable`, `differentiable`) are ignored.
 
         Parameters
         ----------
@@ -236,14 +233,14 @@ class Optimizer(Engine):
     def save(self, path: str | os.PathLike[str], *, params: bool = False) -> None:
         """Write a checkpoint: state, step numbers and hyperparameters, for `load`.
 
-        It is written to a temporary file in the same folder, synced to the disk and renamed: whatever happens at
-        whatever moment, `path` is the old file or the new one, whole. (A process that is killed may leave a file
+        It is written to a temporary file in the same folder, synced to the disk and renamed: at any moment `path` is
+        the old file or the new one, complete. (A process that is killed may leave a file
         `.NAME.*.tmp` behind, which can be deleted.)
 
         Parameters
         ----------
         path : str or path-like
-            Of the file, which is replaced if it is there. A name that ends in `.npz` suits it.
+            The file to write; an existing one is replaced. `.npz` is the usual suffix.
         params : bool
             Save the parameters too.
 
@@ -302,7 +299,7 @@ class Optimizer(Engine):
         Parameters
         ----------
         path : str or path-like
-            Of the file.
+            The file to read.
         params : bool
             Restore the parameters too, in place. The file must have been saved with them.
 
@@ -311,9 +308,9 @@ class Optimizer(Engine):
         OSError
             If the file cannot be read.
         ValueError
-            If it is damaged, cut short, no checkpoint at all, or one that does not fit this optimizer; the message
-            names the file and what is wrong with it. Nothing was replaced, and whatever the file says, no more memory
-            was used than a checkpoint of this optimizer needs.
+            If it is damaged, incomplete, not a checkpoint, or does not fit this optimizer; the message names the file
+            and what is wrong with it. Nothing was replaced, and no more memory was used than a checkpoint of this
+            optimizer needs.
         RuntimeError
             If another thread is in `step` of this optimizer; nothing was replaced.
 
@@ -345,7 +342,7 @@ class Optimizer(Engine):
         self.threads = saved["threads"]
         groups = saved["state_dict"]["param_groups"]
         changes = [{key: group[key] for key in self._hypers()} for group in groups]
-        self._set(list(zip(self.param_groups, changes, strict=True)), anew=True)
+        self._set(list(zip(self.param_groups, changes, strict=True)), whole=True)
         self.load_state_dict(saved["state_dict"])
 
     def __repr__(self) -> str:

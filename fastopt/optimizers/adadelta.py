@@ -33,7 +33,7 @@ class Adadelta(Optimizer):
     Raises
     ------
     TypeError, ValueError
-        If an array or a hyperparameter will not do; the message names it.
+        If an array or a hyperparameter is invalid; the message names it.
 
     Notes
     -----

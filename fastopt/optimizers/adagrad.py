@@ -20,7 +20,7 @@ class Adagrad(Optimizer):
     lr, lr_decay, weight_decay, eps : float
         Finite and >= 0; `weight_decay` is an L2 penalty.
     initial_accumulator_value : float
-        What `sum` starts with, finite and >= 0; acts when the optimizer is made.
+        Initial value of `sum`, finite and >= 0; used only when the optimizer is made.
     eps_inside_sqrt : bool
         `sqrt(sum + eps)` instead of `sqrt(sum) + eps`.
     maximize : bool
@@ -31,7 +31,7 @@ class Adagrad(Optimizer):
     Raises
     ------
     TypeError, ValueError
-        If an array or a hyperparameter will not do; the message names it.
+        If an array or a hyperparameter is invalid; the message names it.
 
     Notes
     -----
@@ -89,8 +89,8 @@ class Adagrad(Optimizer):
     _fixed = ("initial_accumulator_value",)
     _torch_lacks = ("eps_inside_sqrt",)
 
-    def _checked(self, group: ParamGroup, change: Mapping[str, Any], anew: bool) -> dict[str, Any]:
-        values = super()._checked(group, change, anew)
+    def _checked(self, group: ParamGroup, change: Mapping[str, Any], whole: bool) -> dict[str, Any]:
+        values = super()._checked(group, change, whole)
         initial = values["initial_accumulator_value"]
         for dtype in {array.dtype for array in group["params"]}:
             with np.errstate(over="ignore"):

@@ -34,7 +34,7 @@ class Adam(Optimizer):
     Raises
     ------
     TypeError, ValueError
-        If an array or a hyperparameter will not do; the message names it.
+        If an array or a hyperparameter is invalid; the message names it.
 
     Notes
     -----

@@ -34,7 +34,7 @@ class NAG(Optimizer):
     momentum : float
         In [0, 1).
     at_lookahead : bool
-        Which of the two ways; fixed when the optimizer is made.
+        True: the second way. It cannot be changed later.
     maximize : bool
         Climb instead of descend.
     threads : int, optional
@@ -43,7 +43,7 @@ class NAG(Optimizer):
     Raises
     ------
     TypeError, ValueError
-        If an array or a hyperparameter will not do; the message names it.
+        If an array or a hyperparameter is invalid; the message names it.
 
     Notes
     -----
@@ -102,7 +102,7 @@ class NAG(Optimizer):
         """Put the arrays at the look-ahead point `p - momentum*v` for the block, and back after it, bit for bit.
 
         They come back also when the block raises; what it wrote to them is lost. The block costs one copy of the
-        parameters. `step` belongs after the block.
+        parameters. Call `step` after the block.
 
         Raises
         ------
