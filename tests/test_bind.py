@@ -397,6 +397,6 @@ def test_a_parameter_made_read_only_is_stepped_no_more(bound):
 
 def test_what_only_the_core_knows_to_be_wrong_is_an_error_too():
     opt = fastopt.SGD([np.ones(2)])
-    with pytest.raises(RuntimeError, match=r"sgd: options of group 0: .* do not allow an option"):
+    with pytest.raises(RuntimeError, match=r"sgd: options of group 0: .* or its hyperparameters forbid it"):
         opt._configure([(0, (1.0, 0.1, 0.0, 0.0, 0.0, 1.0), 1 << 20, None)], [0], opt._record, [])
     assert repr(RULES["sgd"]).startswith("<rule sgd: states ('momentum_buffer',), hyperparameters ('step', ")

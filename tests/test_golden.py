@@ -78,7 +78,12 @@ def test_it_is_what_the_core_gives(name, flags, tmp_path, tried):
         ),
         ("storage/bf16.h", "bits + 0x7fffu", "bits + 0x7f00u", "all of bf16|norm layouts bf16"),
         ("staging.c", "index[d] += steps;", "index[d] += 1;", "layouts|norm layouts"),
-        ("layout.c", "    if (!ordered)\n        sort_axes(it);", "    sort_axes(it);", ".*layouts"),  # the norm's order
+        (
+            "layout.c",
+            "    if (!ordered)\n        sort_axes(it);",
+            "    sort_axes(it);",
+            ".*layouts",
+        ),  # the norm's order
         ("step.c", "plan->staged ? factor : 1.0", "plan->staged ? (float)factor : 1.0", r"\w+_f32|model|layouts"),
     ],
 )
