@@ -1,5 +1,5 @@
 /*
- * compiler.h - what the core needs of the compiler: the flags that the same bits and vectors depend on.
+ * compiler.h - compiler settings on which the bits of the results and the vectorization of the loops depend.
  */
 #ifndef FASTOPT_COMPILER_H
 #define FASTOPT_COMPILER_H
@@ -14,16 +14,16 @@
 #error "fastopt promises the same bits everywhere: compile it without -ffast-math and -ffinite-math-only"
 #endif
 #if defined(__s390__) && defined(__GNUC__) && !defined(__clang__) && FLT_EVAL_METHOD == 1
-#define FASTOPT_EXCESS_PRECISION /* GCC under -std=c11: float in double, though the machine has both; see below */
-#elif defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16 /* 16: _Float16 alone differs */
+#define FASTOPT_EXCESS_PRECISION /* GCC under -std=c11 computes float in double here; see below */
+#elif defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16 /* 16: only _Float16 differs */
 #error "fastopt needs float arithmetic in float (on 32-bit x86: -msse2 -mfpmath=sse)"
 #endif
 
 /*
- * Embedders choose the flags, so what the loops rely on is set here. GCC contracts a*b + c to a fused
- * multiply-add unless told not to, and ignores the standard's pragma; a conditional vectorizes only when no
- * floating-point exception can trap, a square root only when it need not set errno. The last cannot be had by
- * pragma (the built-in's attributes are fixed before it is read); declaring the roots const does it.
+ * Embedders choose the compiler flags, so the settings that the loops rely on are made here. GCC contracts a*b + c to a
+ * fused multiply-add unless it is told not to, and ignores the standard's pragma. A conditional vectorizes only if
+ * floating-point exceptions do not trap, and a square root only if it need not set errno. A pragma cannot switch off
+ * errno, because the attributes of the built-in function are fixed before it is read; declaring the roots const can.
  */
 #if defined(__clang__)
 #pragma clang fp contract(off) reassociate(off)
@@ -32,7 +32,7 @@
 #pragma GCC optimize("no-unsafe-math-optimizations", "no-associative-math", "no-reciprocal-math")
 #pragma GCC optimize("signed-zeros")
 #ifdef FASTOPT_EXCESS_PRECISION
-#pragma GCC optimize("excess-precision=fast") /* leaves FLT_EVAL_METHOD as it was, so the effect is looked at */
+#pragma GCC optimize("excess-precision=fast") /* FLT_EVAL_METHOD does not show it, so it is tested */
 __extension__ _Static_assert(1.0f + FLT_EPSILON / 4 == 1.0f, "fastopt needs float arithmetic in float");
 #endif
 #endif
@@ -42,8 +42,8 @@ double sqrt(double) __attribute__((const));
 #endif
 
 /*
- * What the files of the core call in each other, hidden from everyone else (static where they are one file), and how
- * data that one of them has is declared in the others.
+ * FASTOPT_INTERNAL marks functions that the files of the core call in each other: hidden outside the library, and
+ * static where all files are compiled as one. FASTOPT_INTERNAL_DATA declares data that one of the files defines.
  */
 #ifdef FASTOPT_INTERNAL
 #define FASTOPT_INTERNAL_DATA FASTOPT_INTERNAL
@@ -56,7 +56,7 @@ double sqrt(double) __attribute__((const));
 #define FASTOPT_INTERNAL_DATA FASTOPT_INTERNAL extern
 #endif
 
-/* The bits of a float, and the float of some bits. */
+/* The bits of a float, and the float with these bits. */
 static inline uint32_t fastopt_bits_of(float x)
 {
     uint32_t bits;
@@ -73,7 +73,7 @@ static inline float fastopt_float_of(uint32_t bits)
     return x;
 }
 
-/* All ones or zeros: a choice that is no branch, so that a loop with it vectorizes. */
+/* All ones if the condition holds, otherwise 0. A choice by mask is no branch, so a loop with it vectorizes. */
 static inline uint32_t fastopt_mask(int condition)
 {
     return (uint32_t)-condition;
@@ -81,7 +81,7 @@ static inline uint32_t fastopt_mask(int condition)
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-/* Four floats in one vector register, where there are any; and one made of two by their places, 0 to 7. */
+/* Four floats, in a vector register where the machine has them, and four of the eight in a and b, by their indices. */
 typedef float fastopt_four __attribute__((vector_size(16)));
 #if defined(__clang__)
 #define FASTOPT_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -91,8 +91,8 @@ typedef int32_t fastopt_four_places __attribute__((vector_size(16)));
 #endif
 
 /*
- * Moves four rows of four floats, which become four columns. Strides are in bytes. It is written in vectors because GCC
- * does not find them in a plain loop.
+ * Copies four rows of four floats to four columns. Strides are in bytes. It is written with vectors because GCC does
+ * not vectorize a plain loop for it.
  */
 ALWAYS_INLINE void fastopt_transpose(const char *from, ptrdiff_t from_stride, char *to, ptrdiff_t to_stride)
 {

@@ -1,5 +1,5 @@
 /*
- * dispatch.c - the instruction sets, and the choice among them at run time.
+ * dispatch.c - the loops on each instruction set, and the choice of one set at run time.
  */
 #include "internal.h"
 
@@ -12,7 +12,7 @@
 #if defined(__x86_64__) && defined(__GNUC__)
 #define FASTOPT_X86
 #define FASTOPT_TARGET_AVX2 __attribute__((target("avx2")))
-/* Some tunings of GCC prefer 256 bits even here; clang's way of writing this is not an attribute. */
+/* Some tunings of GCC prefer 256 bits even for AVX-512. Clang has no such attribute. */
 #if defined(__clang__)
 #define FASTOPT_WIDE ""
 #else
@@ -23,7 +23,7 @@
 
 #include "loops.h"
 
-/* Narrowest first: each needs what those before it need. */
+/* Narrowest first: a machine that has one of them has those before it. */
 #define FASTOPT_LOOPS_OF(type, set) \
     {entries_##type##_##set, sum_squares_##type##_##set, multiply_##type##_##set, \
      {NULL, unpack_f32_##type##_##set, unpack_f64_##type##_##set, unpack_f16_##type##_##set, \
@@ -59,8 +59,8 @@ static int count_available(void)
 }
 
 /*
- * NULL until the first use, and after it only if FASTOPT_ISA is wrong. Threads that come first together all
- * find the same answer, so the race between them is harmless.
+ * The set in use: NULL until the first use, and afterwards only if FASTOPT_ISA names none. Threads that choose it at
+ * the same time all choose the same one, so the race between them is harmless.
  */
 static _Atomic(const fastopt_loop_set *) active;
 
@@ -76,7 +76,7 @@ static const fastopt_loop_set *find_set(const char *name)
     return NULL;
 }
 
-static __attribute__((noinline)) const fastopt_loop_set *choose_set(void) /* once: not to be inlined into every call */
+static __attribute__((noinline)) const fastopt_loop_set *choose_set(void) /* runs once, so it stays out of line */
 {
     const fastopt_loop_set *set = find_set(getenv("FASTOPT_ISA"));
 

@@ -1,7 +1,8 @@
 /*
  * fastopt_capi.h - the functions of an installed fastopt, for extension modules in C and C++ (pybind11, nanobind).
  *
- * Nothing is compiled in or linked: the functions come as pointers from the Python package, when the module is imported.
+ * The extension module neither compiles nor links the core: it gets pointers to the functions from the installed Python
+ * package when it is imported.
  *
  *     #include <Python.h>
  *     #include "fastopt_capi.h"
@@ -11,7 +12,7 @@
  *         return NULL;                                   (the Python exception is set)
  *     fastopt->adam_f32(n, p, g, ...);                   (fastopt_adam_f32() of fastopt.h)
  *
- * The calls themselves need neither Python nor the GIL. The pointers are good until the process ends.
+ * Calling the functions needs neither Python nor the GIL. The pointers are valid until the process ends.
  *
  * Copyright (c) 2026, the fastopt developers. SPDX-License-Identifier: BSD-3-Clause
  */
@@ -24,7 +25,7 @@
 
 #define FASTOPT_CAPI_NAME "fastopt.capi._C_API"
 
-/* Counts up only if a table can no longer be used by those who knew an earlier one. */
+/* It grows only when modules that were compiled for an earlier table can no longer use the present one. */
 #define FASTOPT_CAPI_VERSION 1
 
 /* Every structure of fastopt.h that a caller fills in or reads. */
@@ -32,8 +33,8 @@
 
 typedef struct {
     int capi_version;
-    size_t capi_size; /* of the table in bytes: it grows as functions are appended */
-#define FASTOPT_SIZE(name) size_t sizeof_##name; /* as the library was compiled */
+    size_t capi_size; /* bytes of this table; later versions append functions */
+#define FASTOPT_SIZE(name) size_t sizeof_##name; /* in the compiled library */
     FASTOPT_STRUCTURES(FASTOPT_SIZE)
 #undef FASTOPT_SIZE
 #define FASTOPT_POINTER(name) __typeof__(fastopt_##name) *name; /* a pointer to a function with this prototype */
@@ -41,7 +42,7 @@ typedef struct {
 #undef FASTOPT_POINTER
 } fastopt_capi;
 
-/* Whether a structure is as large there as this header has it. */
+/* Whether a structure has the same size in this module (`here`) and in the installed library (`there`). */
 static inline int fastopt_same_size(const char *name, size_t here, size_t there)
 {
     if (here == there)
@@ -55,8 +56,9 @@ static inline int fastopt_same_size(const char *name, size_t here, size_t there)
 }
 
 /*
- * The table of the installed package, or NULL with a Python exception: ModuleNotFoundError if there is no fastopt,
- * ImportError if it has not all the functions that this header names, or its structures have other sizes. Needs the GIL.
+ * Returns the table of the installed package, or NULL with a Python exception: ModuleNotFoundError if fastopt is not
+ * installed, ImportError if it lacks functions that this header names or its structures have other sizes. Needs the
+ * GIL.
  */
 static inline const fastopt_capi *fastopt_import(void)
 {

@@ -1,11 +1,13 @@
 /*
- * norm.c - the global norm of a model's gradients, and gradients scaled to a norm.
+ * norm.c - the global norm of a model's gradients, and clipping to it.
+ *
+ * The elements of all gradients are cut into strips, whose sums of squares are formed in parallel and added in order.
  */
 #include "internal.h"
 
 enum {
-    STRIP = 4096, /* elements of a strip at least, */
-    STRIPS = 1024 /* and strips at most */
+    STRIP = 4096, /* elements of a strip, or more */
+    STRIPS = 1024 /* the largest number of strips */
 };
 
 FASTOPT_INTERNAL size_t fastopt_strip_size(size_t elements)
@@ -34,7 +36,7 @@ typedef struct {
 typedef struct {
     const norm_job *job;
     const fastopt_loops *loops;
-    size_t begin; /* of the strip, in the row */
+    size_t begin; /* where in the row the strip begins */
     size_t phase; /* the lane of the next element */
     double lanes[FASTOPT_LANES];
 } strip_sum;
@@ -86,35 +88,37 @@ static double sum_squares(norm_job *job, double scale, int threads)
     return sum;
 }
 
-FASTOPT_INTERNAL double fastopt_model_norm(fastopt_model *model, const fastopt_loop_set *set, const fastopt_extent *all)
+FASTOPT_INTERNAL double fastopt_model_norm(fastopt_model *model, const fastopt_loop_set *set,
+                                           const fastopt_extent *extent)
 {
-    const int threads = fastopt_threads_for(model, all->elements * (all->has_doubles ? sizeof(double) : sizeof(float)));
+    const int threads =
+        fastopt_threads_for(model, extent->elements * (extent->has_doubles ? sizeof(double) : sizeof(float)));
     norm_job job;
     double sum;
 
     job.model = model;
     job.set = set;
-    job.elements = all->elements;
-    job.strip = fastopt_strip_size(all->elements);
+    job.elements = extent->elements;
+    job.strip = fastopt_strip_size(extent->elements);
     sum = sum_squares(&job, 1.0, threads);
-    if (all->has_doubles && sum > DBL_MAX) /* squares of floats neither overflow nor vanish */
+    if (extent->has_doubles && sum > DBL_MAX) /* in double, squares of floats neither overflow nor vanish */
         return sqrt(sum_squares(&job, 0x1p-600, threads)) * 0x1p600;
-    if (all->has_doubles && sum < 0x1p-900)
+    if (extent->has_doubles && sum < 0x1p-900)
         return sqrt(sum_squares(&job, 0x1p600, threads)) * 0x1p-600;
     return sqrt(sum);
 }
 
 FASTOPT_INTERNAL double fastopt_clip_factor(double norm, double max_norm)
 {
-    return norm + 1e-6 <= max_norm ? 1.0 : max_norm / (norm + 1e-6); /* NaN stays */
+    return norm + 1e-6 <= max_norm ? 1.0 : max_norm / (norm + 1e-6); /* NaN for a norm that is NaN */
 }
 
 /* ---- The public functions. ---- */
 
-/* Lays out the row and checks what is read of each gradient, or also written. */
-static int check_gradients(fastopt_model *model, const fastopt_loop_set *set, int written, fastopt_extent *all)
+/* Lays out the row and checks the layout of each gradient; `written`: gradients will be written, too. */
+static int check_gradients(fastopt_model *model, const fastopt_loop_set *set, int written, fastopt_extent *extent)
 {
-    int error = fastopt_lay_out(model, set, all);
+    int error = fastopt_lay_out(model, set, extent);
 
     for (size_t k = 0; !error && k < model->count; k++) {
         fastopt_group *group = &model->groups[k];
@@ -131,11 +135,11 @@ static int check_gradients(fastopt_model *model, const fastopt_loop_set *set, in
 int fastopt_global_norm(fastopt_model *model)
 {
     const fastopt_loop_set *set = fastopt_active_set();
-    fastopt_extent all;
-    int error = check_gradients(model, set, 0, &all);
+    fastopt_extent extent;
+    int error = check_gradients(model, set, 0, &extent);
 
     if (!error)
-        model->norm = fastopt_model_norm(model, set, &all);
+        model->norm = fastopt_model_norm(model, set, &extent);
     return error;
 }
 
@@ -144,6 +148,7 @@ typedef struct {
     double factor;
 } multiply_job;
 
+/* The walk itself has multiplied the gradients and writes them back. */
 static void ignore_block(void *context, const fastopt_block *block)
 {
     (void)context;
@@ -168,18 +173,18 @@ static void multiply_part(void *context, fastopt_group *group, fastopt_tensor *t
 int fastopt_clip_grad_norm(fastopt_model *model)
 {
     const fastopt_loop_set *set = fastopt_active_set();
-    fastopt_extent all;
+    fastopt_extent extent;
     multiply_job job = {.set = set};
-    int error = check_gradients(model, set, 1, &all);
+    int error = check_gradients(model, set, 1, &extent);
 
     if (!error && !(model->max_norm >= 0.0))
         error = fastopt_fail(model, FASTOPT_ERR_MODEL, -1, -1, "max_norm", model->max_norm, "a number >= 0");
     if (error)
         return error;
-    model->norm = fastopt_model_norm(model, set, &all);
+    model->norm = fastopt_model_norm(model, set, &extent);
     job.factor = fastopt_clip_factor(model->norm, model->max_norm);
     if (job.factor != 1.0)
-        fastopt_run_row(model, all.elements, all.elements * (all.has_doubles ? sizeof(double) : sizeof(float)),
+        fastopt_run_row(model, extent.elements, extent.elements * (extent.has_doubles ? sizeof(double) : sizeof(float)),
                         multiply_part, &job);
     return FASTOPT_OK;
 }

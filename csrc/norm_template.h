@@ -1,12 +1,12 @@
 /*
  * norm_template.h - the loops of the global norm: the sum of squares, and the scaling of gradients.
  *
- * Compiled for each type and instruction set by loops.h, which says what `real`, T() and ENTRY are.
+ * loops.h includes it for each type and instruction set and explains `real`, T() and ENTRY.
  *
- * A sum depends on the order of its additions, so the order is fixed here: element i belongs to lane i mod 16, and
- * each lane adds up its squares in the order of the elements. Sixteen lanes are what the widest vectors keep busy;
- * narrower ones take several registers for them. The square of a float is exact in double, and the sum of any number
- * of them finite; squares of doubles may overflow, for which there is the scale, a power of two (norm.c).
+ * The bits of a sum depend on the order of its additions, so the order is fixed: element i belongs to lane i mod 16,
+ * and each lane adds its squares in the order of the elements. Sixteen lanes keep the widest vector units busy;
+ * narrower ones use several registers for them. The square of a float is exact in double, and no sum of such squares
+ * overflows. Squares of doubles may overflow or vanish: then norm.c repeats the sum with a scale, a power of two.
  */
 
 /* Adds the squares of scale*g[0..n) to the lanes; g[0] belongs to lane `phase`. */

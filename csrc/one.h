@@ -1,15 +1,18 @@
 /*
- * one.h - what is done for one tensor: the checks of hyperparameters, and the call of one loop.
+ * one.h - a step of one tensor: the checks of hyperparameters, and the call of one loop.
  *
- * Inlined where rule and type are constants (rules.c), so that little is left of it: a call on few elements costs little
- * more than the loop.
+ * rules.c inlines these functions with a constant rule and a constant type, which leaves little of them: a call on few
+ * elements costs little more than the loop.
  */
 #ifndef FASTOPT_ONE_H
 #define FASTOPT_ONE_H
 
 #include "internal.h"
 
-/* What is greater than `above` and not greater than `high`, and what equals `zero`, which is NaN where 0 is not taken. */
+/*
+ * A range of numbers: those greater than `above` and not greater than `high`, and the number `zero`, which is 0 where
+ * the range has it and otherwise NaN, which equals nothing.
+ */
 typedef struct {
     double above, high, zero;
 } fastopt_bounds;
@@ -21,19 +24,19 @@ FASTOPT_INTERNAL_DATA const fastopt_bounds fastopt_range_bounds[RANGE_COUNT][2];
 
 #define FLATTEN __attribute__((flatten))
 
-/* Whether a number is within bounds. Every comparison with NaN is false. */
+/* Whether a number is in a range. NaN is in none: every comparison with it is false. */
 ALWAYS_INLINE int in_bounds(fastopt_bounds bounds, double x)
 {
     return (x > bounds.above && x <= bounds.high) || x == bounds.zero;
 }
 
-/* Whether a count is no whole number; the conversion is defined for what is within the bounds. */
+/* Whether a count within its bounds is not a whole number. Outside the bounds the conversion would be undefined. */
 ALWAYS_INLINE int is_fractional(double x)
 {
     return x >= 1.0 && x <= 0x1p53 && x != (double)(int64_t)x;
 }
 
-/* The index of the first hyperparameter that is out of its range, or -1. A count can only be the first of all. */
+/* The index of the first hyperparameter that is out of its range, or -1. Only the first one can be a count. */
 ALWAYS_INLINE int find_bad_hyper(int rule, int type, const double *hyper)
 {
     const fastopt_rule_row *const row = &fastopt_rules[rule];
@@ -47,14 +50,15 @@ ALWAYS_INLINE int find_bad_hyper(int rule, int type, const double *hyper)
 }
 
 /*
- * The factor s of the gradients in  g' = s*g + weight_decay*p.  The loop multiplies by it in the compute type. Where float
- * cannot hold it, the product has to be formed in double before.
+ * Whether the loop can apply the factor s of  g' = s*g + weight_decay*p  itself, which it does in the compute type. If
+ * float cannot hold s exactly, the product s*g must be formed in double before the loop.
  */
 ALWAYS_INLINE int fits_loop(int type, double factor)
 {
     return type == FASTOPT_F64 || (double)(float)factor == factor;
 }
 
+/* Checks the arguments of one tensor's step and runs the loop. Changes `hyper`. */
 ALWAYS_INLINE
 int run_one(fastopt_prepare *prepare, int rule, int type, size_t n, void *p, const void *g, void *const *state,
             double *hyper, unsigned options)

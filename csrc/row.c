@@ -1,15 +1,15 @@
 /*
- * row.c - the tensors of a model, laid end to end, as one row of elements.
+ * row.c - all tensors of a model as one row of elements, which is cut into pieces for threads and strips for the norm.
  *
- * A step cuts the row into even pieces without regard to where tensors begin, so that one large tensor and a thousand
- * small ones keep all threads equally busy; the norm cuts it into strips. Rules work element by element and the order of
- * every sum is fixed, so the cuts change no bit.
+ * In the row the tensors lie end to end. A step cuts it into even pieces without regard to where tensors begin, so that
+ * one large tensor and a thousand small ones keep all threads equally busy. Rules work element by element and the order
+ * of every sum is fixed, so the cuts change no bit.
  */
 #include "internal.h"
 
 enum {
-    PIECES_A_THREAD = 16, /* so that a thread that comes late, or is disturbed, leaves the others its share */
-    PIECE = 1 << 17       /* bytes that a piece touches at least */
+    PIECES_A_THREAD = 16, /* when a thread starts late or is interrupted, the others can run most of its pieces */
+    PIECE = 1 << 17       /* bytes that a piece touches, or more */
 };
 
 FASTOPT_INTERNAL int fastopt_fail(fastopt_model *model, int code, ptrdiff_t group, ptrdiff_t tensor, const char *name,
@@ -25,11 +25,11 @@ FASTOPT_INTERNAL int fastopt_fail(fastopt_model *model, int code, ptrdiff_t grou
     return code;
 }
 
-FASTOPT_INTERNAL int fastopt_lay_out(fastopt_model *model, const fastopt_loop_set *set, fastopt_extent *all)
+FASTOPT_INTERNAL int fastopt_lay_out(fastopt_model *model, const fastopt_loop_set *set, fastopt_extent *extent)
 {
-    memset(all, 0, sizeof *all);
+    memset(extent, 0, sizeof *extent);
     if (model->size != sizeof *model)
-        return FASTOPT_ERR_SIZE; /* nothing can be said in a structure that is not one */
+        return FASTOPT_ERR_SIZE; /* model->error may not be where this library expects it */
     model->error.code = FASTOPT_OK;
     if (!set)
         return fastopt_fail(model, FASTOPT_ERR_ISA, -1, -1, NULL, 0.0, NULL);
@@ -46,7 +46,7 @@ FASTOPT_INTERNAL int fastopt_lay_out(fastopt_model *model, const fastopt_loop_se
         if (group->count && !group->tensors)
             return fastopt_fail(model, FASTOPT_ERR_BUFFER, (ptrdiff_t)k, -1, "tensors", 0.0,
                                 "an array of count tensors");
-        all->has_doubles |= group->type == FASTOPT_F64;
+        extent->has_doubles |= group->type == FASTOPT_F64;
         sums = group->rule >= 0 && group->rule < RULE_COUNT ? fastopt_rules[group->rule].info.sums : 0;
         for (size_t i = 0; i < group->count; i++) {
             fastopt_tensor *tensor = &group->tensors[i];
@@ -57,12 +57,12 @@ FASTOPT_INTERNAL int fastopt_lay_out(fastopt_model *model, const fastopt_loop_se
             if (tensor->n && !tensor->g)
                 return fastopt_fail(model, FASTOPT_ERR_BUFFER, (ptrdiff_t)k, (ptrdiff_t)i, "g", 0.0,
                                     "a buffer, not NULL");
-            tensor->scratch[FASTOPT_FIRST] = all->elements;
-            all->elements += tensor->n;
+            tensor->scratch[FASTOPT_FIRST] = extent->elements;
+            extent->elements += tensor->n;
             if (sums && tensor->n) {
                 const size_t strip = fastopt_strip_size(tensor->n);
-                tensor->scratch[FASTOPT_SUMS] = all->sums;
-                all->sums += (tensor->n + strip - 1) / strip * (size_t)sums;
+                tensor->scratch[FASTOPT_SUMS] = extent->sums;
+                extent->sums += (tensor->n + strip - 1) / strip * (size_t)sums;
             }
         }
     }
@@ -71,8 +71,8 @@ FASTOPT_INTERNAL int fastopt_lay_out(fastopt_model *model, const fastopt_loop_se
 
 /* ---- Pieces of the row. ---- */
 
-/* The last tensor of the group that begins at or before this place in the row, or the first one. */
-static size_t find(const fastopt_group *group, size_t place)
+/* The index of the last tensor of the group that begins at or before this place in the row, or 0 if none does. */
+static size_t find_tensor(const fastopt_group *group, size_t place)
 {
     size_t low = 0, high = group->count;
 
@@ -86,15 +86,15 @@ static size_t find(const fastopt_group *group, size_t place)
     return low;
 }
 
-/* The next multiple of a power of two. */
-static size_t round_up(size_t x, size_t unit)
+/* The smallest multiple of `granule`, a power of two, that is not below x. */
+static size_t round_up(size_t x, size_t granule)
 {
-    return (x + unit - 1) & ~(unit - 1);
+    return (x + granule - 1) & ~(granule - 1);
 }
 
 /*
- * Cuts within a tensor move on to the next multiple of so many bytes (a power of two) from the tensor's start, from both
- * sides alike.
+ * A cut in a tensor moves up to the next multiple of `bytes`, a power of two, from the tensor's start. The part before
+ * the cut and the part after it move it in the same way, so that each element belongs to one part.
  */
 FASTOPT_INTERNAL void fastopt_for_parts(fastopt_model *model, size_t begin, size_t end, size_t bytes,
                                         fastopt_part *part, void *context)
@@ -102,22 +102,23 @@ FASTOPT_INTERNAL void fastopt_for_parts(fastopt_model *model, size_t begin, size
     for (size_t k = 0; k < model->count; k++) {
         fastopt_group *group = &model->groups[k];
         const fastopt_tensor *last;
-        size_t unit;
+        size_t granule;
 
         if (!group->count)
             continue;
         last = &group->tensors[group->count - 1];
         if (last->scratch[FASTOPT_FIRST] + last->n <= begin)
             continue;
-        unit = bytes / fastopt_computed_size(group->type);
-        unit = unit ? unit : 1;
-        for (size_t i = find(group, begin); i < group->count && group->tensors[i].scratch[FASTOPT_FIRST] < end; i++) {
+        granule = bytes / fastopt_computed_size(group->type);
+        granule = granule ? granule : 1;
+        for (size_t i = find_tensor(group, begin); i < group->count && group->tensors[i].scratch[FASTOPT_FIRST] < end;
+             i++) {
             fastopt_tensor *tensor = &group->tensors[i];
             const size_t first = tensor->scratch[FASTOPT_FIRST];
             size_t from = begin > first ? begin - first : 0, to = end - first;
 
-            from = round_up(from, unit);
-            to = to < tensor->n ? round_up(to, unit) : tensor->n;
+            from = round_up(from, granule);
+            to = to < tensor->n ? round_up(to, granule) : tensor->n;
             to = to < tensor->n ? to : tensor->n;
             if (from < to)
                 part(context, group, tensor, from, to);

@@ -1,5 +1,5 @@
 /*
- * step.c - one step of a model: its checks, its coefficients, and the passes over its tensors.
+ * step.c - a step of a model: its checks, the coefficients of its groups, and the passes over its tensors.
  */
 #include "one.h"
 
@@ -18,7 +18,8 @@ static int fail_model(fastopt_model *model, const char *name, double value, cons
 static int check_model(fastopt_model *model)
 {
     if (model->extras & ~(unsigned)(FASTOPT_CLIP_NORM | FASTOPT_SKIP_NONFINITE | FASTOPT_ZERO_GRAD))
-        return fail_model(model, "extras", model->extras, "an OR of its values");
+        return fail_model(model, "extras", model->extras,
+                          "an OR of FASTOPT_CLIP_NORM, FASTOPT_SKIP_NONFINITE and FASTOPT_ZERO_GRAD");
     if (!(model->grad_scale >= -DBL_MAX && model->grad_scale <= DBL_MAX))
         return fail_model(model, "grad_scale", model->grad_scale, "a finite number");
     if ((model->extras & FASTOPT_CLIP_NORM) && !(model->max_norm >= 0.0))
@@ -26,8 +27,8 @@ static int check_model(fastopt_model *model)
     return FASTOPT_OK;
 }
 
-/* The tensor whose buffers say which ones the group has: the first that has elements, or NULL. */
-static const fastopt_tensor *pattern_of(const fastopt_group *group)
+/* The first tensor of the group that has elements, or NULL. The others must have the same state buffers. */
+static const fastopt_tensor *first_nonempty(const fastopt_group *group)
 {
     for (size_t i = 0; i < group->count; i++)
         if (group->tensors[i].n)
@@ -57,8 +58,11 @@ static unsigned needed_states(const fastopt_group *group)
     return needed;
 }
 
-/* Says which state buffer of a tensor is wrong, where the group's tensors have `pattern` and the rule needs `needed`. */
-static int fail_states(fastopt_model *model, size_t k, size_t i, unsigned pattern, unsigned needed)
+/*
+ * Reports the state buffer of tensor i in group k that is wrong: there must be those of `expected`, and all of
+ * `needed`.
+ */
+static int fail_states(fastopt_model *model, size_t k, size_t i, unsigned expected, unsigned needed)
 {
     const fastopt_rule_info *info = &fastopt_rules[model->groups[k].rule].info;
     const unsigned states = states_of(&model->groups[k].tensors[i]);
@@ -66,43 +70,43 @@ static int fail_states(fastopt_model *model, size_t k, size_t i, unsigned patter
     for (int j = 0; j < info->state_count; j++) {
         if ((needed & ~states) >> j & 1)
             return fail(model, FASTOPT_ERR_BUFFER, k, (ptrdiff_t)i, info->states[j].name, "a buffer, not NULL");
-        if ((pattern ^ states) >> j & 1)
+        if ((expected ^ states) >> j & 1)
             return fail(model, FASTOPT_ERR_BUFFER, k, (ptrdiff_t)i, info->states[j].name,
-                        "there in all tensors of the group, or in none");
+                        "present in all tensors of the group or in none");
     }
     return fail(model, FASTOPT_ERR_UNUSED, k, (ptrdiff_t)i, "state", "NULL past the rule's last state");
 }
 
 /*
- * All tensors must have the state buffers that the first one with elements, `pattern`, has: `states`. The rule needs those
- * of `needed`.
+ * Checks the buffers and the layouts of a group's tensors. All must have the same state buffers as `first`, those of
+ * `states`; the rule needs those of `needed`.
  */
-static int check_tensors(fastopt_model *model, size_t k, const fastopt_tensor *pattern, unsigned states,
-                         unsigned needed)
+static int check_tensors(fastopt_model *model, size_t k, const fastopt_tensor *first, unsigned states, unsigned needed)
 {
     const fastopt_group *group = &model->groups[k];
     const int wrong = (needed & ~states) || states >> fastopt_rules[group->rule].info.state_count;
 
     for (size_t i = 0; i < group->count; i++) {
         const fastopt_tensor *tensor = &group->tensors[i];
-        fastopt_bad_field what;
+        fastopt_bad_field bad_field;
         int error;
 
         if (!tensor->n)
             continue;
         if (!tensor->p)
             return fail(model, FASTOPT_ERR_BUFFER, k, (ptrdiff_t)i, "p", "a buffer, not NULL");
-        if (wrong || (tensor != pattern && states_of(tensor) != states))
+        if (wrong || (tensor != first && states_of(tensor) != states))
             return fail_states(model, k, i, states, needed);
         if (!tensor->layout)
             continue;
-        error = fastopt_check_layout(group, tensor, 0, (model->extras & FASTOPT_ZERO_GRAD) != 0, &what);
+        error = fastopt_check_layout(group, tensor, 0, (model->extras & FASTOPT_ZERO_GRAD) != 0, &bad_field);
         if (error)
-            return fail(model, error, k, (ptrdiff_t)i, what.name, what.takes);
+            return fail(model, error, k, (ptrdiff_t)i, bad_field.name, bad_field.takes);
     }
     return FASTOPT_OK;
 }
 
+/* Reports an option that the hyperparameters forbid. */
 static int fail_option(fastopt_model *model, size_t k, unsigned options)
 {
     const fastopt_rule_row *row = &fastopt_rules[model->groups[k].rule];
@@ -113,7 +117,9 @@ static int fail_option(fastopt_model *model, size_t k, unsigned options)
     return fail(model, FASTOPT_ERR_OPTION, k, -1, "options", NULL);
 }
 
-/* Whether a group's rule, options and hyperparameters are those that were right at the step before, but for the count. */
+/*
+ * Whether the settings of a group, except for the step number, are still those that an earlier step found to be valid.
+ */
 static int is_checked(const fastopt_group *group)
 {
     const fastopt_plan *plan = (const fastopt_plan *)(const void *)group->scratch;
@@ -124,33 +130,34 @@ static int is_checked(const fastopt_group *group)
         plan->options != group->options)
         return 0;
     for (int i = 1; i < FASTOPT_MAX_HYPERS; i++)
-        changed |= plan->hyper[i] != hyper[i]; /* both zeros are in all ranges that one of them is in */
+        changed |= plan->hyper[i] != hyper[i]; /* 0 and -0 compare equal, but are in the same ranges */
     if (fastopt_rules[group->rule].range[0] == RANGE_count)
         return !changed && in_bounds(fastopt_range_bounds[RANGE_count][0], hyper[0]) && !is_fractional(hyper[0]);
     return !changed && plan->hyper[0] == hyper[0];
 }
 
+/* Checks rule, options and hyperparameters of a group, and remembers in its plan that they are valid. */
 static int check_settings(fastopt_model *model, size_t k)
 {
     fastopt_group *group = &model->groups[k];
     fastopt_plan *plan = fastopt_plan_of(group);
     const fastopt_rule_row *row;
-    int bad, used = 0;
+    int bad_hyper, nonzero = 0;
 
     if (group->rule < 0 || group->rule >= RULE_COUNT)
         return fail(model, FASTOPT_ERR_RULE, k, -1, "rule", "the index of a rule");
     row = &fastopt_rules[group->rule];
     if (group->options & ~row->option_mask)
         return fail(model, FASTOPT_ERR_OPTION, k, -1, "options", NULL);
-    bad = find_bad_hyper(group->rule, group->type, group->hyper);
-    if (bad >= 0) {
-        const fastopt_hyper_info *info = &row->info.hypers[bad];
-        return fastopt_fail(model, FASTOPT_ERR_HYPER - bad, (ptrdiff_t)k, -1, info->name, group->hyper[bad],
+    bad_hyper = find_bad_hyper(group->rule, group->type, group->hyper);
+    if (bad_hyper >= 0) {
+        const fastopt_hyper_info *info = &row->info.hypers[bad_hyper];
+        return fastopt_fail(model, FASTOPT_ERR_HYPER - bad_hyper, (ptrdiff_t)k, -1, info->name, group->hyper[bad_hyper],
                             info->takes);
     }
     for (int i = row->info.hyper_count; i < FASTOPT_MAX_HYPERS; i++)
-        used |= group->hyper[i] != 0.0;
-    if (used)
+        nonzero |= group->hyper[i] != 0.0;
+    if (nonzero)
         return fail(model, FASTOPT_ERR_UNUSED, k, -1, "hyper", "0 past the rule's last hyperparameter");
     memcpy(plan->hyper, group->hyper, sizeof plan->hyper);
     plan->rule = group->rule;
@@ -172,7 +179,7 @@ static int check_group(fastopt_model *model, size_t k)
     factor = model->grad_scale * group->hyper[fastopt_rules[group->rule].info.hyper_count - 1];
     if (!(fabs(factor) <= DBL_MAX))
         return fastopt_fail(model, FASTOPT_ERR_MODEL, (ptrdiff_t)k, -1, "grad_scale", factor,
-                            "a finite number, also multiplied by the group's own");
+                            "a finite number, also when multiplied by the group's own");
     return FASTOPT_OK;
 }
 
@@ -180,14 +187,15 @@ static int check_group(fastopt_model *model, size_t k)
 
 static void *const no_states[FASTOPT_MAX_STATES];
 
-/* How many buffers a tensor has whose states are these bits, with parameters and gradients. */
+/* How many buffers a tensor has, with parameters and gradients, by the bits of its states. */
 static const unsigned char buffers_of[1 << FASTOPT_MAX_STATES] = {2, 3, 3, 4, 3, 4, 4, 5, 3, 4, 4, 5, 4, 5, 5, 6};
 
 /*
- * Stores in the group's plan the loop to run and the coefficients for gradients scaled by `factor` on top of the group's own
- * grad_scale. What float cannot hold of that factor the gradients are multiplied by in double before.
+ * Stores in the group's plan the loop to run and the coefficients for gradients scaled by `factor` and by the group's
+ * own grad_scale. If float cannot hold their product exactly, the loop's scale is 1 and the gradients are multiplied by
+ * the product in double before.
  */
-static int plan_group(const fastopt_loop_set *set, fastopt_group *group, const fastopt_tensor *pattern, double factor)
+static int plan_group(const fastopt_loop_set *set, fastopt_group *group, const fastopt_tensor *first, double factor)
 {
     const fastopt_rule_row *row = &fastopt_rules[group->rule];
     fastopt_plan *plan = fastopt_plan_of(group);
@@ -202,50 +210,50 @@ static int plan_group(const fastopt_loop_set *set, fastopt_group *group, const f
     plan->factor = plan->staged ? factor : 1.0;
     plan->run = fastopt_loops_of(set, group->type)->entries[group->rule].run[0];
     hyper[row->info.hyper_count - 1] = plan->staged ? 1.0 : factor;
-    return row->prepare[group->type - FASTOPT_F32](hyper, pattern ? pattern->state : no_states, group->options,
+    return row->prepare[group->type - FASTOPT_F32](hyper, first ? first->state : no_states, group->options,
                                                    plan->coefficients);
 }
 
-/* Whether the plans of two groups are the same, of which the first was checked. */
+/* Whether two groups have the same settings and state buffers, so that the plan of one is that of the other. */
 static int same_settings(const fastopt_group *a, unsigned states_of_a, const fastopt_group *b, unsigned states_of_b)
 {
     return a->rule == b->rule && a->type == b->type && a->options == b->options && states_of_a == states_of_b &&
            !memcmp(a->hyper, b->hyper, sizeof a->hyper);
 }
 
-/* Checks everything, and plans a step with the gradients as they are. */
-static int check_step(const fastopt_loop_set *set, fastopt_model *model, fastopt_extent *all, size_t *bytes)
+/* Checks the whole model, and plans a step whose gradients are not clipped. Stores how many bytes it will touch. */
+static int check_step(const fastopt_loop_set *set, fastopt_model *model, fastopt_extent *extent, size_t *bytes)
 {
-    int error = fastopt_lay_out(model, set, all);
-    unsigned before = 0, needed = 0; /* the states of the group before this one, and those that it needs */
+    int error = fastopt_lay_out(model, set, extent);
+    unsigned previous_states = 0, needed = 0; /* of the group before this one */
 
     error = error ? error : check_model(model);
     *bytes = 0;
     for (size_t k = 0; !error && k < model->count; k++) {
         fastopt_group *group = &model->groups[k];
-        const fastopt_tensor *pattern = pattern_of(group);
-        const unsigned states = pattern ? states_of(pattern) : 0;
-        const int known = k && same_settings(group - 1, before, group, states);
+        const fastopt_tensor *first = first_nonempty(group);
+        const unsigned states = first ? states_of(first) : 0;
+        const int repeated = k && same_settings(group - 1, previous_states, group, states);
 
-        error = known ? FASTOPT_OK : check_group(model, k);
-        if (!error && !known)
+        error = repeated ? FASTOPT_OK : check_group(model, k);
+        if (!error && !repeated)
             needed = fastopt_plan_of(group)->needed;
-        if (!error && pattern)
-            error = check_tensors(model, k, pattern, states, needed);
+        if (!error && first)
+            error = check_tensors(model, k, first, states, needed);
         if (error)
             break;
-        if (known)
+        if (repeated)
             memcpy(group->scratch, (group - 1)->scratch, offsetof(fastopt_plan, hyper));
-        else if (plan_group(set, group, pattern, model->grad_scale) == FASTOPT_ERR_OPTION)
+        else if (plan_group(set, group, first, model->grad_scale) == FASTOPT_ERR_OPTION)
             return fail_option(model, k, group->options);
-        before = states;
-        if (pattern) {
+        previous_states = states;
+        if (first) {
             const fastopt_tensor *last = &group->tensors[group->count - 1];
             const size_t elements = last->scratch[FASTOPT_FIRST] + last->n - group->tensors[0].scratch[FASTOPT_FIRST];
             *bytes += elements * buffers_of[states] * fastopt_computed_size(group->type);
         }
     }
-    if (!error && all->sums && (!model->workspace || model->workspace_size < all->sums * sizeof(double)))
+    if (!error && extent->sums && (!model->workspace || model->workspace_size < extent->sums * sizeof(double)))
         return fastopt_fail(model, FASTOPT_ERR_WORKSPACE, -1, -1, "workspace_size", (double)model->workspace_size,
                             NULL);
     return error;
@@ -256,10 +264,10 @@ static int check_step(const fastopt_loop_set *set, fastopt_model *model, fastopt
 typedef struct {
     fastopt_model *model;
     const fastopt_loop_set *set;
-    int zero; /* whether gradients are zeroed after they were read */
+    int zero; /* whether the gradients are zeroed after the step */
 } step_job;
 
-/* A block of a tensor that is not stored as computed, or the last pass of a rule with sums. */
+/* How to run a loop on a block of a walk. */
 typedef struct {
     fastopt_run *run;
     const void *coefficients;
@@ -273,6 +281,7 @@ static void step_block(void *context, const fastopt_block *block)
     job->run(block->n, block->p, block->g, block->state, job->coefficients, job->options);
 }
 
+/* Steps a part of a tensor that the loop cannot work on in place. */
 static void step_staged(const step_job *job, fastopt_group *group, fastopt_tensor *tensor, size_t begin, size_t end)
 {
     const fastopt_plan *plan = fastopt_plan_of(group);
@@ -290,7 +299,7 @@ static void step_staged(const step_job *job, fastopt_group *group, fastopt_tenso
     fastopt_walk_tensor(&walk, group, tensor, begin, end);
 }
 
-/* ---- Rules with sums: a first pass that measures, and a second that steps. ---- */
+/* ---- Rules with sums: the first pass forms the sums, the second steps the parameters. ---- */
 
 typedef struct {
     block_job run;
@@ -300,6 +309,7 @@ typedef struct {
     double lanes[FASTOPT_MAX_SUMS][FASTOPT_LANES];
 } measure_job;
 
+/* Runs the loop of the first pass on a block and adds its squares to the lanes. */
 static void measure_block(void *context, const fastopt_block *block)
 {
     measure_job *job = context;
@@ -312,7 +322,7 @@ static void measure_block(void *context, const fastopt_block *block)
     job->phase = (job->phase + block->n) % FASTOPT_LANES;
 }
 
-/* The strips of a tensor that begin between two of its elements: each is measured by one part alone. */
+/* The first pass over the strips that begin in a part of a tensor: each strip belongs to one part. */
 static void measure_part(const step_job *job, fastopt_group *group, fastopt_tensor *tensor, size_t begin, size_t end)
 {
     const fastopt_plan *plan = fastopt_plan_of(group);
@@ -342,7 +352,7 @@ static void measure_part(const step_job *job, fastopt_group *group, fastopt_tens
     }
 }
 
-/* The second pass reads no gradient: its coefficients are those of the first, as the sums of the tensor change them. */
+/* The second pass over a part of a tensor, with coefficients that depend on the tensor's sums. It reads no gradient. */
 static void apply_part(void *context, fastopt_group *group, fastopt_tensor *tensor, size_t begin, size_t end)
 {
     const step_job *job = context;
@@ -400,34 +410,34 @@ int fastopt_step(fastopt_model *model)
 {
     const fastopt_loop_set *set = fastopt_active_set();
     step_job job = {model, set, (model->extras & FASTOPT_ZERO_GRAD) != 0};
-    fastopt_extent all;
+    fastopt_extent extent;
     size_t bytes;
-    int error = check_step(set, model, &all, &bytes);
+    int error = check_step(set, model, &extent, &bytes);
 
     if (error)
         return error;
     if (model->extras & (FASTOPT_CLIP_NORM | FASTOPT_SKIP_NONFINITE)) {
-        model->norm = fabs(model->grad_scale) * fastopt_model_norm(model, set, &all);
+        model->norm = fabs(model->grad_scale) * fastopt_model_norm(model, set, &extent);
         if ((model->extras & FASTOPT_SKIP_NONFINITE) && !(model->norm <= DBL_MAX))
             return model->error.code = FASTOPT_SKIPPED;
         if (model->extras & FASTOPT_CLIP_NORM)
             for (size_t k = 0; k < model->count; k++)
-                plan_group(set, &model->groups[k], pattern_of(&model->groups[k]),
+                plan_group(set, &model->groups[k], first_nonempty(&model->groups[k]),
                            model->grad_scale * fastopt_clip_factor(model->norm, model->max_norm));
     }
-    fastopt_run_row(model, all.elements, bytes, step_part, &job);
-    if (all.sums)
-        fastopt_run_row(model, all.elements, bytes, apply_part, &job);
+    fastopt_run_row(model, extent.elements, bytes, step_part, &job);
+    if (extent.sums)
+        fastopt_run_row(model, extent.elements, bytes, apply_part, &job);
     return FASTOPT_OK;
 }
 
 int fastopt_check(fastopt_model *model)
 {
     const fastopt_loop_set *set = fastopt_active_set();
-    fastopt_extent all;
+    fastopt_extent extent;
     size_t bytes;
 
-    return check_step(set, model, &all, &bytes);
+    return check_step(set, model, &extent, &bytes);
 }
 
 size_t fastopt_workspace(const fastopt_model *model)
@@ -435,7 +445,7 @@ size_t fastopt_workspace(const fastopt_model *model)
     size_t doubles = 0;
 
     if (model->size != sizeof *model || !model->groups)
-        return 0; /* the step says what is wrong */
+        return 0; /* fastopt_step() reports the error */
     for (size_t k = 0; k < model->count; k++) {
         const fastopt_group *group = &model->groups[k];
         const fastopt_rule_info *info =
@@ -451,7 +461,7 @@ size_t fastopt_workspace(const fastopt_model *model)
 FASTOPT_INTERNAL int fastopt_step_one(int rule, int type, size_t n, void *p, const void *g, void *const *state,
                                       const double *hyper, unsigned options)
 {
-    double sums[1024 * FASTOPT_MAX_SUMS]; /* as many strips as a tensor has at most */
+    double sums[1024 * FASTOPT_MAX_SUMS]; /* a tensor has at most 1024 strips */
     fastopt_tensor tensor = {.size = sizeof tensor, .n = n, .p = p, .g = g};
     fastopt_group group = {
         .size = sizeof group, .rule = rule, .type = type, .options = options, .count = 1, .tensors = &tensor};

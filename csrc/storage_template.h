@@ -1,17 +1,17 @@
 /*
- * storage_template.h - from a stored type to the compute type and back, by blocks.
+ * storage_template.h - converts blocks of elements from a stored type to the compute type and back.
  *
- * Included by each file of storage/, for each type and instruction set, with these defined (it undefines them again):
+ * Each file of storage/ includes it, for each type and instruction set, with these macros, which it undefines:
  *
- *     STORED         the C type that a stored element is read as
+ *     STORED         the C type of a stored element
  *     LOAD, STORE    the conversions of one element
- *     MOVES          whether a stored element is a float that is computed as it is: it need not be converted
+ *     MOVES          whether both types are float: elements are copied and not converted
  *     UNPACK, PACK   the names of the two functions
  *
- * Both move a block of `rows` times `columns` elements between memory of any strides, in bytes, and a scratch buffer whose
- * rows are `width` elements apart. Where the rows lie closer together than the columns, which is so in a transposed
- * array, eight columns are walked side by side, so that cache lines are used up before the next are fetched, and every
- * row gets eight elements at once.
+ * Both functions transfer a block of `rows` times `columns` elements between memory of any strides, in bytes, and a
+ * scratch buffer whose rows are `width` elements apart. In a transposed array the rows lie closer together than the
+ * columns; there eight columns are walked side by side, so that whole cache lines are used before the next ones are
+ * fetched, and every row of the scratch buffer gets eight elements at once.
  */
 ENTRY UNPACK(size_t rows, size_t columns, const char *from, ptrdiff_t row_stride, ptrdiff_t column_stride, void *to,
              size_t width)

@@ -1,6 +1,6 @@
 /*
- * table.c - the table of rules for bindings and tools, structures that are filled in from it, errors in words, and what was
- * built.
+ * table.c - the public functions that look up the table of rules and fill in structures from it, error messages, and
+ * the versions of library and compiler.
  */
 #include "one.h"
 
@@ -93,24 +93,24 @@ int fastopt_check_hyper(int rule, int type, int index, double value)
     return FASTOPT_OK;
 }
 
-/* ---- Errors in words. ---- */
+/* ---- Error messages. ---- */
 
 const char *fastopt_strerror(int error)
 {
     switch (error) {
     case FASTOPT_OK: return "no error";
     case FASTOPT_SKIPPED: return "the step was skipped: the norm of the gradients is not finite";
-    case FASTOPT_ERR_ISA: return "this machine has no instruction set of the name that FASTOPT_ISA or the caller gave";
+    case FASTOPT_ERR_ISA: return "FASTOPT_ISA or the caller names an instruction set that this machine does not have";
     case FASTOPT_ERR_RULE: return "there is no such rule";
-    case FASTOPT_ERR_OPTION: return "the rule or its hyperparameters do not allow an option";
+    case FASTOPT_ERR_OPTION: return "the rule does not take an option, or its hyperparameters forbid it";
     case FASTOPT_ERR_BUFFER:
-        return "a required buffer is NULL, the tensors of a group disagree on which optional buffers "
-               "they have, or there is a buffer that the rule does not know";
+        return "a required buffer is NULL, or the tensors of a group do not all have the same optional buffers";
     case FASTOPT_ERR_MODEL: return "a field of the model is out of its range";
-    case FASTOPT_ERR_SIZE: return "a structure does not begin with its size; fill it in with its init function";
-    case FASTOPT_ERR_TYPE: return "there is no such element type, or the buffer cannot have it";
-    case FASTOPT_ERR_LAYOUT: return "a layout does not fit the tensor, or one element would be written several times";
-    case FASTOPT_ERR_UNUSED: return "a field that has no meaning is not zero";
+    case FASTOPT_ERR_SIZE: return "the size field of a structure is not its sizeof";
+    case FASTOPT_ERR_TYPE: return "an element type is unknown, or its buffer cannot have it";
+    case FASTOPT_ERR_LAYOUT:
+        return "a layout does not fit its tensor, or elements that are written have the same address";
+    case FASTOPT_ERR_UNUSED: return "a field that is not used here is not zero";
     case FASTOPT_ERR_WORKSPACE: return "the workspace is smaller than fastopt_workspace() says";
     }
     return error <= FASTOPT_ERR_HYPER && error > FASTOPT_ERR_HYPER - FASTOPT_MAX_HYPERS
@@ -118,7 +118,7 @@ const char *fastopt_strerror(int error)
                : "unknown error";
 }
 
-/* Where the error is: " of group 2", " of tensor 1 in group 2", or nothing. */
+/* Writes where the error is: " of group 2", " of tensor 1 in group 2", or nothing. */
 static void describe_place(const fastopt_error *error, char *text, size_t size)
 {
     if (error->tensor >= 0)
@@ -129,7 +129,7 @@ static void describe_place(const fastopt_error *error, char *text, size_t size)
         text[0] = 0;
 }
 
-/* Whether a hyperparameter is refused for what float makes of it. */
+/* Whether a hyperparameter is out of its range only because rounding it to float gives 0, 1 or infinity. */
 static int is_lost_in_float(const fastopt_error *error)
 {
     const float narrow = (float)error->value;
@@ -163,7 +163,7 @@ size_t fastopt_describe(const fastopt_error *error, char *text, size_t size)
     return length > 0 ? (size_t)length : 0;
 }
 
-/* ---- What was built. ---- */
+/* ---- Versions of library and compiler. ---- */
 
 #ifndef FASTOPT_CFLAGS
 #define FASTOPT_CFLAGS "unknown"

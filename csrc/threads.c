@@ -1,10 +1,10 @@
 /*
- * threads.c - a small private pool of workers.
+ * threads.c - a small private pool of worker threads.
  *
- * Not OpenMP, whose workers spin after each region and take the cores from what the caller does next, and hang in
- * forked children. A worker here spins for some microseconds and then sleeps. One job runs at a time; who finds the
- * pool taken does not wait for it but works alone. All memory is static: nothing is allocated, and nothing is freed
- * under a thread.
+ * It is not OpenMP because OpenMP's workers spin after each parallel region, which takes the cores from what the caller
+ * does next, and because they hang in forked children. A worker of this pool spins for some microseconds and then
+ * sleeps. The pool runs one job at a time; a caller that finds it busy runs its job on its own thread. All memory is
+ * static, so nothing is allocated, and nothing can be freed while a thread uses it.
  */
 #if !defined(_POSIX_C_SOURCE) && !defined(_GNU_SOURCE) && !defined(__APPLE__)
 #define _POSIX_C_SOURCE 200809L
@@ -63,8 +63,9 @@ FASTOPT_INTERNAL void fastopt_run_pieces(fastopt_task *task, void *context, size
 #endif
 
 /*
- * How a thread's floating-point unit rounds and what it makes of subnormal numbers. Workers take over what their caller
- * has set, so that a step's bits do not depend on who does which piece; they would else keep what was set when they began.
+ * The mode of a thread's floating-point unit: how it rounds, and whether it flushes subnormal numbers to zero. A thread
+ * keeps the mode that was set when it was created; so workers take over the mode of their caller for each job, or the
+ * bits of a step would depend on which thread runs which piece.
  */
 #if defined(__SSE2__)
 static unsigned fp_mode(void)
@@ -100,33 +101,36 @@ static void set_fp_mode(unsigned mode)
 }
 #endif
 
-/* Looks before a thread goes to sleep: 3 to 10 microseconds. */
-enum { LOOKS = 200 };
+/* How often a thread checks the pool before it goes to sleep: for 3 to 10 microseconds. */
+enum { SPINS = 200 };
 
-/* `state` of the pool: how many workers may still come to the job, and how many are at it. */
-enum { PLACE = 1 << 16, INSIDE = PLACE - 1 };
+/*
+ * `state` of the pool: the upper 16 bits count the workers that may still join the job, the lower ones those working.
+ */
+enum { ONE_INVITED = 1 << 16, WORKING = ONE_INVITED - 1 };
 
 static struct {
-    /* The job. Written by the caller that has the pool, while no worker can be inside. */
+    /* The job. Written by the caller that has made the pool busy, while no worker is working. */
     fastopt_task *task;
     void *context;
     size_t pieces;
     unsigned mode; /* of the caller's floating-point unit */
-    /* Each in a cache line of its own: all threads write to them at once. */
-    _Alignas(64) atomic_size_t next; /* piece */
+    /* These have a cache line each, because all threads write to them at once. */
+    _Alignas(64) atomic_size_t next; /* the next piece to run */
     _Alignas(64) atomic_uint state;
-    _Alignas(64) atomic_int taken; /* by a caller */
-    atomic_int sleeping;           /* workers */
-    atomic_int waiting;            /* whether the caller sleeps until the last worker leaves */
-    atomic_int stopping;
-    int workers; /* started; changed by the caller that has the pool */
+    _Alignas(64) atomic_int busy; /* whether a caller is using the pool */
+    atomic_int sleeping;          /* how many workers sleep */
+    atomic_int waiting;           /* whether the caller sleeps until the last worker leaves the job */
+    atomic_int stopping;          /* whether the workers are to end */
+    int workers;                  /* how many were started; changed only by the caller that uses the pool */
     int prepared_for_fork;
-    pthread_mutex_t lock; /* for sleeping and waking alone */
-    pthread_cond_t wake, left;
+    pthread_mutex_t lock; /* only for sleeping and waking */
+    pthread_cond_t wake, finished;
     pthread_t threads[MAX_THREADS];
-} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .left = PTHREAD_COND_INITIALIZER};
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .finished = PTHREAD_COND_INITIALIZER};
 
-static void work(void)
+/* Runs pieces of the job until none is left. */
+static void run_job(void)
 {
     for (;;) {
         const size_t piece = atomic_fetch_add_explicit(&pool.next, 1, memory_order_relaxed);
@@ -138,40 +142,42 @@ static void work(void)
 
 /* ---- What a worker does. ---- */
 
-static int wanted(void)
+/* Whether a sleeping worker has to wake up. */
+static int must_wake(void)
 {
-    return atomic_load(&pool.state) >= PLACE || atomic_load(&pool.stopping);
+    return atomic_load(&pool.state) >= ONE_INVITED || atomic_load(&pool.stopping);
 }
 
-static int enter(void)
+/* Joins the job if more workers are invited to it. */
+static int join_job(void)
 {
     unsigned state = atomic_load(&pool.state);
 
-    while (state >= PLACE)
-        if (atomic_compare_exchange_weak(&pool.state, &state, state - PLACE + 1))
+    while (state >= ONE_INVITED)
+        if (atomic_compare_exchange_weak(&pool.state, &state, state - ONE_INVITED + 1))
             return 1;
     return 0;
 }
 
-static void leave(void)
+static void leave_job(void)
 {
     if (atomic_fetch_sub(&pool.state, 1) == 1 && atomic_load(&pool.waiting)) {
         pthread_mutex_lock(&pool.lock);
-        pthread_cond_signal(&pool.left);
+        pthread_cond_signal(&pool.finished);
         pthread_mutex_unlock(&pool.lock);
     }
 }
 
-static void sleep_until_wanted(void)
+static void sleep_until_woken(void)
 {
-    for (int i = 0; i < LOOKS; i++) {
-        if (wanted())
+    for (int i = 0; i < SPINS; i++) {
+        if (must_wake())
             return;
         RELAX();
     }
     pthread_mutex_lock(&pool.lock);
-    atomic_fetch_add(&pool.sleeping, 1); /* before the last look: the caller looks here after it has published */
-    while (!wanted())
+    atomic_fetch_add(&pool.sleeping, 1); /* before the last check: the caller reads it after it has posted the job */
+    while (!must_wake())
         pthread_cond_wait(&pool.wake, &pool.lock);
     atomic_fetch_sub(&pool.sleeping, 1);
     pthread_mutex_unlock(&pool.lock);
@@ -181,12 +187,12 @@ static void *worker(void *unused)
 {
     (void)unused;
     while (!atomic_load(&pool.stopping)) {
-        if (enter()) {
+        if (join_job()) {
             set_fp_mode(pool.mode);
-            work();
-            leave();
+            run_job();
+            leave_job();
         } else {
-            sleep_until_wanted();
+            sleep_until_woken();
         }
     }
     return NULL;
@@ -204,21 +210,21 @@ static void after_fork_in_parent(void)
     pthread_mutex_unlock(&pool.lock);
 }
 
-/* The child has none of the workers, and whoever had the pool is not there either. */
+/* In the child there are no workers, and no caller that uses the pool. */
 static void after_fork_in_child(void)
 {
-    static const pthread_cond_t nobody = PTHREAD_COND_INITIALIZER;
+    static const pthread_cond_t no_waiters = PTHREAD_COND_INITIALIZER;
 
     pool.workers = 0;
     atomic_store(&pool.state, 0);
     atomic_store(&pool.sleeping, 0);
     atomic_store(&pool.waiting, 0);
-    atomic_store(&pool.taken, 0);
-    pool.wake = pool.left = nobody; /* they remember waiters that are gone */
+    atomic_store(&pool.busy, 0);
+    pool.wake = pool.finished = no_waiters; /* the old ones still count waiters that the child does not have */
     pthread_mutex_unlock(&pool.lock);
 }
 
-/* Runs when the library is unloaded or the process exits: no thread is left in code that goes away. */
+/* Runs when the library is unloaded or the process exits, so that no thread runs code that is no longer there. */
 __attribute__((destructor)) static void stop_workers(void)
 {
     pthread_mutex_lock(&pool.lock);
@@ -230,7 +236,9 @@ __attribute__((destructor)) static void stop_workers(void)
     pool.workers = 0;
 }
 
-/* As many workers as wanted, or as there can be. */
+/*
+ * Starts workers until there are `count`, or as many as the system allows, and returns how many of `count` there are.
+ */
 static int start_workers(int count)
 {
     sigset_t all, before;
@@ -242,7 +250,7 @@ static int start_workers(int count)
             return 0;
         pool.prepared_for_fork = 1;
     }
-    sigfillset(&all); /* signals are for the program's own threads, but for those that tell of a fault */
+    sigfillset(&all); /* signals are for the program's own threads, except those that report a fault */
     sigdelset(&all, SIGSEGV);
     sigdelset(&all, SIGBUS);
     sigdelset(&all, SIGILL);
@@ -268,7 +276,7 @@ static void wake_workers(int count)
 
 static void wait_for_workers(void)
 {
-    for (int i = 0; i < LOOKS; i++) {
+    for (int i = 0; i < SPINS; i++) {
         if (!atomic_load(&pool.state))
             return;
         RELAX();
@@ -276,32 +284,32 @@ static void wait_for_workers(void)
     pthread_mutex_lock(&pool.lock);
     atomic_store(&pool.waiting, 1);
     while (atomic_load(&pool.state))
-        pthread_cond_wait(&pool.left, &pool.lock);
+        pthread_cond_wait(&pool.finished, &pool.lock);
     atomic_store(&pool.waiting, 0);
     pthread_mutex_unlock(&pool.lock);
 }
 
 FASTOPT_INTERNAL void fastopt_run_pieces(fastopt_task *task, void *context, size_t pieces, int threads)
 {
-    int helpers = threads < MAX_THREADS ? threads - 1 : MAX_THREADS - 1;
+    int workers = threads < MAX_THREADS ? threads - 1 : MAX_THREADS - 1;
 
-    helpers = (size_t)helpers < pieces ? helpers : (int)pieces - 1;
-    if (threads < 2 || pieces < 2 || atomic_exchange(&pool.taken, 1)) {
+    workers = (size_t)workers < pieces ? workers : (int)pieces - 1;
+    if (threads < 2 || pieces < 2 || atomic_exchange(&pool.busy, 1)) {
         run_alone(task, context, pieces);
         return;
     }
-    helpers = start_workers(helpers);
+    workers = start_workers(workers);
     pool.task = task;
     pool.context = context;
     pool.pieces = pieces;
     pool.mode = fp_mode();
     atomic_store(&pool.next, 0);
-    atomic_store(&pool.state, (unsigned)helpers * PLACE);
-    wake_workers(helpers);
-    work();
-    atomic_fetch_and(&pool.state, INSIDE); /* who has not come yet need not */
+    atomic_store(&pool.state, (unsigned)workers * ONE_INVITED);
+    wake_workers(workers);
+    run_job();
+    atomic_fetch_and(&pool.state, WORKING); /* invites no further worker */
     wait_for_workers();
-    atomic_store(&pool.taken, 0);
+    atomic_store(&pool.busy, 0);
 }
 
 #endif

@@ -74,7 +74,7 @@ def sgd(p, g, *, momentum_buffer=None, step=1, lr=1e-3, momentum=0.0, dampening=
     momentum : float
         Decay rate of the momentum buffer. It must be a number in [0, 1).
     dampening : float
-        What is taken from the gradient as it enters the momentum buffer. It must be a number in [0, 1].
+        From step 2 on, the momentum buffer takes the gradient times `1 - dampening`. It must be a number in [0, 1].
     weight_decay : float
         L2 penalty: `weight_decay*p` is added to the gradient. It must be a finite number >= 0.
     nesterov : bool

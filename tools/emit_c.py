@@ -79,21 +79,23 @@ def prototype_comment(rule: Rule) -> str:
     if rule.options:
         lines.append(f" * Options: {', '.join(f'FASTOPT_{option.name.upper()}' for option in rule.options)}.")
     for state in rule.optional:
-        lines.append(f" * {state.name}: or NULL; called for by {state.needed_by}.")
+        lines.append(f" * {state.name}: or NULL; needed for {state.needed_by}.")
     return "/*\n" + "\n".join(lines) + "\n */\n"
 
 
 def public_header(rules: Table) -> str:
-    out = [banner("fastopt_rules.h", "what fastopt.h says of each rule. Include fastopt.h, not this file.")]
+    out = [banner("fastopt_rules.h", "the functions and constants of each rule. Include fastopt.h, not this file.")]
     out.append("#ifndef FASTOPT_RULES_H\n#define FASTOPT_RULES_H\n\n")
     out.append("#ifdef FASTOPT_NAMESPACE\n")
     out += [f"#define fastopt_{name} FASTOPT_NAME({name})\n" for name in function_names(rules)]
-    out.append("#endif\n\n/* Every function without its prefix, in the order of the table of fastopt_capi.h. */\n")
+    out.append(
+        "#endif\n\n/* X(name) for every function fastopt_name(), in the order of the table of fastopt_capi.h. */\n"
+    )
     listed = " ".join(f"X({name})" for name in function_names(rules))
     out.append("#define FASTOPT_FUNCTIONS(X) \\\n")
     out.append(" \\\n".join(f"    {line}" for line in textwrap.wrap(listed, 112)) + "\n\n")
 
-    out.append("/* `options` is 0 or an OR of the ones that the rule takes. */\nenum {\n")
+    out.append("/* The argument `options` is 0 or an OR of those that the rule takes. */\nenum {\n")
     for option in rules.options:
         takers = [rule.name for rule in rules.rules if option in rule.options]
         who = "every rule" if len(takers) == len(rules.rules) else ", ".join(takers)
@@ -102,9 +104,8 @@ def public_header(rules: Table) -> str:
     out.append("};\n")
     for rule in rules.rules:
         upper = rule.name.upper()
-        out.append(
-            f"\n/* The places of {rule.name}'s state buffers and hyperparameters in a tensor and a group. */\nenum {{\n"
-        )
+        what = f"{rule.name}'s state buffers in a tensor and of its hyperparameters in a group"
+        out.append(f"\n/* Indices of {what}. */\nenum {{\n")
         items = [f"FASTOPT_{upper}_{state.name.upper()} = {i}" for i, state in enumerate(rule.states)]
         out.append(packed(items, "    ", "    ", ",\n"))
         items = [f"FASTOPT_{upper}_{hyper.name.upper()} = {i}" for i, hyper in enumerate(unclashed(rule))]
@@ -129,11 +130,11 @@ def unclashed(rule: Rule) -> tuple[table.Hyper, ...]:
 
 
 def names(rules: Table) -> str:
-    out = [banner("rules.h", "what the core calls rules, hyperparameters, states and ranges among its own files.")]
+    out = [banner("rules.h", "names of rules, hyperparameters, states and ranges for the files of the core.")]
     out.append("#ifndef FASTOPT_RULES_INTERNAL_H\n#define FASTOPT_RULES_INTERNAL_H\n\n")
     out.append("/* The index of each rule in every table. */\nenum {\n")
     out += [f"    RULE_{rule.name},\n" for rule in rules.rules]
-    out.append("    RULE_COUNT\n};\n\n/* What a hyperparameter may be; the bounds stand in rules.c. */\nenum {\n")
+    out.append("    RULE_COUNT\n};\n\n/* Ranges of hyperparameters; rules.c has their bounds. */\nenum {\n")
     out += [f"    RANGE_{each.name},\n" for each in rules.ranges]
     out.append("    RANGE_COUNT\n};\n")
     for rule in rules.rules:
@@ -150,9 +151,9 @@ def names(rules: Table) -> str:
 
 def rules_c(rules: Table) -> str:
     out = [
-        banner("rules.c", "the table of rules, the coefficients of each, and its public functions."),
+        banner("rules.c", "the table of rules, and for each rule its coefficients and its public functions."),
         '#include "one.h"\n\n',
-        "/* The halves of the rules that are the same for all types and instruction sets. */\n",
+        "/* The coefficients of the rules, which are the same for all types and instruction sets. */\n",
         "#define FASTOPT_IN_DOUBLE(name) double name;\n"
         "#define FASTOPT_IN_FLOAT(name) float name;\n"
         "#define FASTOPT_ROUND(name) r->name = (__typeof__(r->name))c.name;\n"
@@ -161,8 +162,8 @@ def rules_c(rules: Table) -> str:
         "#undef FASTOPT_COEFFICIENTS\n",
     ]
     out += [erased(rule) for rule in rules.rules]
-    out.append("\n/* ---- What hyperparameters may be. ---- */\n\n")
-    out.append("/* For float and double. */\n")
+    out.append("\n/* ---- The ranges of hyperparameters. ---- */\n\n")
+    out.append("/* For a compute type of float and of double. */\n")
     out.append("FASTOPT_INTERNAL const fastopt_bounds fastopt_range_bounds[RANGE_COUNT][2] = {\n")
     for each in rules.ranges:
         zero = "NAN" if each.name == "count" else "0.0"
@@ -172,7 +173,7 @@ def rules_c(rules: Table) -> str:
     out += [lists(rule) for rule in rules.rules]
     out.append("\nFASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {\n")
     out += [row(rule) for rule in rules.rules]
-    out.append("};\n\n/* ---- The public functions: one tensor. ---- */\n")
+    out.append("};\n\n/* ---- The public functions, for one tensor each. ---- */\n")
     out += [public_function(rule, suffix, real) for rule in rules.rules for suffix, real in TYPES.items()]
     return "".join(out)
 
@@ -296,10 +297,10 @@ def loops(rules: Table) -> str:
     out = [
         banner(
             "loops.h",
-            "every loop, compiled once for each type and instruction set. Inside a file of loops these names stand for "
-            "what changes from one time to the next: `real` is float or double, real_sqrt(x) its square root, T(name) "
-            "makes a name unique (adam becomes adam_f32_avx2), LOOP, ENTRY and CONVERSION say how a loop, a function "
-            "that is called by pointer, and a function of one element are declared.",
+            "compiles every loop once for each type and instruction set. These macros differ each time: `real` is "
+            "float or double, real_sqrt(x) its square root, and T(name) makes a name unique (adam becomes "
+            "adam_f32_avx2). LOOP, ENTRY and CONVERSION declare a loop, a function that is called by pointer, and a "
+            "function of one element.",
         ),
         "#define T(name) PASTE(name, TYPE, SET)\n"
         "#define PASTE(name, type, set) PASTE_NOW(name, type, set)\n"

@@ -1,5 +1,5 @@
-# What find_package(fastopt) reads. Beside an installed library: its targets. Beside the sources, as in an installed Python
-# package: the same targets, built from them as part of the project that asks.
+# find_package(fastopt) reads this file. Beside an installed library it defines the targets of that library. Beside the
+# sources, as in the installed Python package, it defines the same targets and builds them as part of the calling project.
 if(EXISTS ${CMAKE_CURRENT_LIST_DIR}/fastoptTargets.cmake)
     include(CMakeFindDependencyMacro)
     find_dependency(Threads)

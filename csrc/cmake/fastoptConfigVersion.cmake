@@ -1,4 +1,4 @@
-# Beside the sources: their version, compatible with what is asked for if the first number is the same.
+# The version of the sources beside this file; it is compatible with a requested version whose first number is the same.
 file(STRINGS ${CMAKE_CURRENT_LIST_DIR}/../fastopt.h numbers REGEX "^#define FASTOPT_VERSION_(MAJOR|MINOR|PATCH) [0-9]+$")
 string(REGEX REPLACE "[^0-9;]" "" numbers "${numbers}")
 list(GET numbers 0 major)

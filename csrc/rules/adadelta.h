@@ -9,7 +9,7 @@
  *     X = rho*X + (1-rho)*d*d
  *     p = p - lr*d
  *
- * The two roots are taken as one, of the quotient: square roots bound this loop.
+ * The loop takes one root, of the quotient, because square roots limit its speed.
  */
 #define ADADELTA_COEFFICIENTS(X) X(scale) X(decay) X(rho) X(rest) X(eps) X(lr)
 

@@ -7,8 +7,8 @@
  *     sum = sum + g*g
  *     p = p - lr/(1 + (t-1)*lr_decay) * g / (sqrt(sum) + eps)
  *
- * Where epsilon stands is a matter of coefficients: sqrt(sum + inner) + outer with one of the two zero, which
- * adds exactly nothing.
+ * The loop has sqrt(sum + inner) + outer, where one of the two is epsilon and the other is 0, so that one loop serves
+ * both places of epsilon: adding 0 changes no bit.
  */
 #define ADAGRAD_COEFFICIENTS(X) X(scale) X(decay) X(lr) X(inner) X(outer)
 

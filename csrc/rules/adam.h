@@ -10,8 +10,8 @@
  *     v = beta2*v + (1-beta2)*g*g                     w = max(w, v)
  *     p = p - lr/(1-beta1^t) * m / (sqrt(v) / sqrt(1-beta2^t) + eps)
  *
- * Both bias corrections are coefficients, so an element costs one root and one division. The loop also
- * serves AdamW (adamw.h), whose decoupled decay is the coefficient keep of p; here keep = 1.
+ * Both bias corrections are coefficients, so an element costs one root and one division. The loop also serves AdamW
+ * (adamw.h), whose decoupled decay multiplies p by the coefficient keep; for Adam keep is 1.
  */
 #define ADAM_COEFFICIENTS(X) X(scale) X(decay) X(keep) X(beta1) X(rest1) X(beta2) X(rest2) X(step_size) X(root) X(eps)
 

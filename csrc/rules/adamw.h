@@ -5,7 +5,8 @@
  *
  *     p = (1 - lr*weight_decay)*p,   then Adam with g = s*g
  *
- * It is Adam's loop (adam.h), whose coefficients, states and hyperparameters are the same by name and place, with other values.
+ * The loop is Adam's (adam.h), with other values of the same coefficients. States and hyperparameters are also the
+ * same.
  */
 
 #define ADAMW_COEFFICIENTS(X) ADAM_COEFFICIENTS(X)

@@ -1,15 +1,16 @@
 /*
  * LAMB,
  *     You et al. "Large batch optimization for deep learning: training BERT in 76 minutes." ICLR 2020,
- *     arXiv:1904.00962, algorithm 2, with bias correction, weight decay inside the update, and norms as they are (phi is
- *     the identity). m = exp_avg, v = exp_avg_sq, g = s*g:
+ *     arXiv:1904.00962, algorithm 2, with bias correction, weight decay inside the update, and the identity for phi.
+ * m = exp_avg, v = exp_avg_sq, g = s*g:
  *
  *     m = beta1*m + (1-beta1)*g
  *     v = beta2*v + (1-beta2)*g*g
  *     u = m/(1-beta1^t) / (sqrt(v) / sqrt(1-beta2^t) + eps) + weight_decay*p
  *     p = p - lr*r*u      with r = |p| / |u| over the whole tensor, 1 where either norm is 0
  *
- * The first pass updates m and v and leaves u to be summed; the second forms the same u again from what it finds.
+ * The first pass updates m and v and stores u in the scratch buffer, where the squares of p and u are summed. The
+ * second pass computes the same u again from p, m and v.
  */
 #define LAMB_COEFFICIENTS(X) \
     X(scale) X(decay) X(beta1) X(rest1) X(beta2) X(rest2) X(correction) X(root) X(eps) X(step_size)
@@ -40,7 +41,7 @@ static inline int lamb_prepare(const struct lamb_hypers *h, const struct lamb_st
     return FASTOPT_OK;
 }
 
-/* The sums are those of the squares of p and of u. */
+/* The sums are of the squares of p and of u. */
 static inline void lamb_settle(const struct lamb_hypers *h, const double *sums, struct lamb_coefficients *c)
 {
     if (sums[0] != 0.0 && sums[1] != 0.0)

@@ -7,7 +7,7 @@
  *     p = (1 - lr*weight_decay)*p - lr*sign(c)
  *     m = beta2*m + (1-beta2)*g
  *
- * The sign of 0 is 0. That of a NaN is NaN: a model gone wrong is seen.
+ * The sign of 0 is 0, and the sign of NaN is NaN, so that a model that has diverged shows it.
  */
 #define LION_COEFFICIENTS(X) X(scale) X(keep) X(lr) X(beta1) X(rest1) X(beta2) X(rest2)
 
@@ -45,7 +45,7 @@ LOOP T(lion_loop)(size_t n, real *restrict p, const real *restrict g, real *rest
     for (size_t i = 0; i < n; i++) {
         const real gi = c.scale * g[i];
         const real ci = c.beta1 * m[i] + c.rest1 * gi;
-        real sign = ci; /* two choices one after the other, not one in the other, which would not vectorize */
+        real sign = ci; /* two choices in a row: nested ones would not vectorize */
         sign = ci > 0 ? (real)1.0 : sign;
         sign = ci < 0 ? (real)-1.0 : sign;
         p[i] = c.keep * p[i] - c.lr * sign;

@@ -9,8 +9,8 @@
  *     v = momentum*v + lr*g
  *     p = p - v
  *
- * At the look-ahead point (FASTOPT_AT_LOOKAHEAD) the array holds q itself. From q = p - momentum*v before
- * and after the step, with v' the new velocity:
+ * Under FASTOPT_AT_LOOKAHEAD the array holds the look-ahead point q instead of p. From q = p - momentum*v before and
+ * after the step, with v' the new velocity:
  *
  *     q' = p' - momentum*v' = q + momentum*v - v' - momentum*v' = q - (momentum*v' + lr*g)
  */

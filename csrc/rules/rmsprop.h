@@ -10,9 +10,9 @@
  *     d = sqrt(u) + eps
  *     b = momentum*b + g/d                            p = p - lr*b           (no momentum: p - lr*g/d)
  *
- * v - m*m is a variance that rounding can push below zero; its root would be NaN, so it is clamped. The
- * comparison is written so that a NaN passes: a model gone wrong is seen. Epsilon stands outside or inside
- * the root by the coefficients inner and outer, one of them zero, as in Adagrad.
+ * v - m*m is a variance that rounding can push below zero, where its root would be NaN; so it is clamped at 0. The
+ * comparison lets a NaN pass, so that a model that has diverged shows it. The coefficients inner and outer, of which
+ * one is zero, put epsilon inside or outside the root, as in Adagrad.
  */
 #define RMSPROP_COEFFICIENTS(X) X(scale) X(decay) X(alpha) X(rest) X(inner) X(outer) X(momentum) X(lr)
 

@@ -1,5 +1,6 @@
 /*
- * bfloat16: the upper half of a float. Storing rounds to nearest even; a NaN stays one. A double becomes a float on the way.
+ * bfloat16: the upper half of a float. Storing rounds to nearest even, and a NaN stays a NaN. A double is first rounded
+ * to float.
  */
 CONVERSION real T(bf16_load)(uint16_t x)
 {

@@ -1,5 +1,5 @@
 /*
- * float.
+ * float, which is copied where it is the compute type, too.
  */
 CONVERSION real T(f32_load)(float x)
 {

@@ -1,5 +1,5 @@
 /*
- * double.
+ * double, which is rounded where the compute type is float.
  */
 CONVERSION real T(f64_load)(double x)
 {

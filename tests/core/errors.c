@@ -146,12 +146,13 @@ static void of_the_model(void)
     MUST(untouched());
     CASE(s.model.groups = NULL, FASTOPT_ERR_MODEL, -1, -1, "groups",
          "fastopt: groups must be an array of count groups, got 0");
-    CASE(s.model.extras = 8, FASTOPT_ERR_MODEL, -1, -1, "extras", "fastopt: extras must be an OR of its values, got 8");
+    CASE(s.model.extras = 8, FASTOPT_ERR_MODEL, -1, -1, "extras",
+         "fastopt: extras must be an OR of FASTOPT_CLIP_NORM, FASTOPT_SKIP_NONFINITE and FASTOPT_ZERO_GRAD, got 8");
     CASE(s.model.grad_scale = -INFINITY, FASTOPT_ERR_MODEL, -1, -1, "grad_scale",
          "fastopt: grad_scale must be a finite number, got -inf");
     CASE(s.model.grad_scale = 1e200;
          s.groups[1].hyper[FASTOPT_ADAM_GRAD_SCALE] = 1e200, FASTOPT_ERR_MODEL, 1, -1, "grad_scale",
-         "adam: grad_scale of group 1 must be a finite number, also multiplied by the group's own, got inf");
+         "adam: grad_scale of group 1 must be a finite number, also when multiplied by the group's own, got inf");
     CASE(s.model.extras = FASTOPT_CLIP_NORM, FASTOPT_ERR_MODEL, -1, -1, "max_norm", /* forgotten */
          "fastopt: max_norm must be a number >= 0, got -1");
     make();
@@ -181,7 +182,7 @@ static void of_groups(void)
     CASE(s.groups[1].rule = 1000, FASTOPT_ERR_RULE, 1, -1, "rule",
          "fastopt: rule of group 1 must be the index of a rule");
     CASE(s.groups[1].options = FASTOPT_NESTEROV, FASTOPT_ERR_OPTION, 1, -1, "options",
-         "adam: options of group 1: the rule or its hyperparameters do not allow an option");
+         "adam: options of group 1: the rule does not take an option, or its hyperparameters forbid it");
     CASE(s.groups[0].options = FASTOPT_NESTEROV, FASTOPT_ERR_OPTION, 0, -1, "nesterov",
          "sgd: nesterov of group 0 needs momentum > 0 and dampening = 0");
 }
@@ -332,9 +333,9 @@ static void of_tensors(void)
     CASE(s.tensors[1][1].state[1] = NULL, FASTOPT_ERR_BUFFER, 1, 1, "exp_avg_sq",
          "adam: exp_avg_sq of tensor 1 in group 1 must be a buffer, not NULL");
     CASE(s.tensors[1][1].state[2] = doubles[1][4], FASTOPT_ERR_BUFFER, 1, 1, "max_exp_avg_sq",
-         "adam: max_exp_avg_sq of tensor 1 in group 1 must be there in all tensors of the group, or in none");
+         "adam: max_exp_avg_sq of tensor 1 in group 1 must be present in all tensors of the group or in none");
     CASE(s.tensors[1][0].state[2] = doubles[0][4], FASTOPT_ERR_BUFFER, 1, 1, "max_exp_avg_sq",
-         "adam: max_exp_avg_sq of tensor 1 in group 1 must be there in all tensors of the group, or in none");
+         "adam: max_exp_avg_sq of tensor 1 in group 1 must be present in all tensors of the group or in none");
     CASE(s.groups[0].hyper[FASTOPT_SGD_MOMENTUM] = 0.5, FASTOPT_ERR_BUFFER, 0, 0, "momentum_buffer",
          "sgd: momentum_buffer of tensor 0 in group 0 must be a buffer, not NULL");
     make();
@@ -483,7 +484,7 @@ static void of_gradients(void)
 
 static void of_the_machine(void)
 {
-    static const char words[] = "this machine has no instruction set of the name that FASTOPT_ISA or the caller gave";
+    static const char words[] = "FASTOPT_ISA or the caller names an instruction set that this machine does not have";
 
     make();
     MUST(!fastopt_isa() && fastopt_use_isa("none such") == FASTOPT_ERR_ISA);

@@ -401,7 +401,7 @@ def test_a_parameter_made_read_only_is_stepped_no_more(bound):
 def test_what_only_the_core_knows_to_be_wrong_is_an_error_too(monkeypatch):
     opt = fastopt.SGD([np.ones(2)], momentum=0.9)
     monkeypatch.setitem(RULES["sgd"].options, "nesterov", 1 << 20)
-    with pytest.raises(RuntimeError, match=r"sgd: options of group 0: .* do not allow an option"):
+    with pytest.raises(RuntimeError, match=r"sgd: options of group 0: .* or its hyperparameters forbid it"):
         opt.nesterov = True
     monkeypatch.undo()
     assert not opt.nesterov
