@@ -25,6 +25,20 @@ if coverage:
     cflags = [*cflags, "-O0", "--coverage", "-fprofile-update=atomic"]
 
 
+# The compiled modules besides `capi`, from the bottom up.
+MODULES = [
+    "_boundary",
+    "_rules",
+    "_runtime",
+    "_memory",
+    "_kernel",
+    "kernels",
+    "memoryviews",
+    "_buffers",
+    "_groups",
+    "_engine",
+    "_clipping",
+]
 INTERFACE = ("fastopt.h", "fastopt_capi.h", "fastopt_rules.h")
 
 
@@ -51,13 +65,10 @@ setup(
     ext_modules=cythonize(
         [
             extension("capi", sorted(str(path) for path in Path("csrc").glob("*.c"))),
-            extension("_core"),
-            extension("kernels"),
-            extension("memoryviews"),
-            extension("engine"),
-            extension("clipping"),
+            *map(extension, MODULES),
         ],
         build_dir=None if coverage else "build/cython",
         compiler_directives={"linetrace": coverage},
     ),
+    options={"build_ext": {"parallel": os.cpu_count()}},
 )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fastopt import kernels, reference
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 SIZES = [16, 1_000, 50_000, 1_000_000]
 

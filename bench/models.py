@@ -11,7 +11,7 @@ import numpy as np
 
 import fastopt
 from fastopt import reference
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shapes = Sequence[tuple[int, ...]]

@@ -1,15 +1,27 @@
 """fastopt: the update rules of gradient descent as in-place C loops, with the same bits everywhere."""
 
 from fastopt import kernels, reference
-from fastopt._core import available_isas, get_num_threads, isa, set_num_threads, use_isa
+from fastopt._clipping import clip_grad_norm, global_norm
+from fastopt._config import __version__, show_config
+from fastopt._data import minibatches
+from fastopt._embedding import get_include, get_sources
+from fastopt._runtime import available_isas, get_num_threads, isa, set_num_threads, use_isa
+from fastopt._threads import register_controller
 from fastopt.capi import capi_address
-from fastopt.clipping import clip_grad_norm, global_norm
-from fastopt.config import __version__, show_config
-from fastopt.data import minibatches
-from fastopt.embedding import get_include, get_sources
-from fastopt.optimizer import Optimizer, ParamGroup
-from fastopt.optimizers import LAMB, NAG, SGD, Adadelta, Adagrad, Adam, AdamW, Lion, Momentum, RMSprop
-from fastopt.threads import register_controller
+from fastopt.optimizers import (
+    LAMB,
+    NAG,
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    AdamW,
+    Lion,
+    Momentum,
+    Optimizer,
+    ParamGroup,
+    RMSprop,
+)
 
 __all__ = [
     "LAMB",

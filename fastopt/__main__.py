@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import fastopt
+from fastopt._embedding import PRINTED
 from fastopt.demo import METHODS
-from fastopt.embedding import PRINTED
 
 
 def _whole(least: int) -> type:

@@ -22,9 +22,11 @@ read-only, if it is misaligned, holds several elements at one place or shares me
 hyperparameter is NaN, infinite or out of its range, also when it is rounded to float32.
 """
 
-from fastopt._core cimport Rule, pair, update
+from fastopt._boundary cimport pair
+from fastopt._kernel cimport update
+from fastopt._rules cimport Rule
 
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 __all__ = ["sgd", "momentum", "nag", "adagrad", "adadelta", "rmsprop", "adam", "adamw", "lion", "lamb"]
 

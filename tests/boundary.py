@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from common import VARIANTS, by_table, paired
 
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 N = 6
 

@@ -9,7 +9,7 @@ import numpy as np
 
 import fastopt
 from fastopt import Adam, available_isas, kernels, reference
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 CLASSES = [cls for cls in vars(fastopt).values() if isinstance(cls, type) and hasattr(cls, "rule")]
 

@@ -15,11 +15,11 @@ import fastopt
 # behind.
 LEFT_BEHIND = ["__pycache__", "*.py[cod]", "*.so", "*.o", "*.egg-info", "build", "dist"]
 JUNK = [
-    "fastopt/_core.c",
-    "fastopt/_core.cpython-39-x86_64-linux-gnu.so",
+    "fastopt/_engine.c",
+    "fastopt/_engine.cpython-39-x86_64-linux-gnu.so",
     "fastopt/__pycache__/data.cpython-39.pyc",
     "csrc/fastopt.o",
-    "build/lib/fastopt/data.py",
+    "build/lib/fastopt/_data.py",
     "tests/__pycache__/common.cpython-39.pyc",
 ]
 

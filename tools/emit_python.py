@@ -23,7 +23,6 @@ def files(rules: Table) -> dict[str, str]:
         "fastopt/memoryviews.pxd": memoryviews_declared(rules),
         "fastopt/memoryviews.pyx": memoryviews(rules),
         "fastopt/memoryviews.pyi": memoryviews_stub(),
-        "fastopt/arguments.py": arguments(rules),
         "tests/core/interface.txt": interface.text(rules),
     }
 
@@ -35,6 +34,7 @@ def parts(rules: Table) -> dict[str, dict[str, str]]:
         "fastopt/capi.pxd": {"functions": capi_declared(found, label)},
         "fastopt/capi.pyx": {"externs": capi_externs(found), "functions": capi_functions(found, label)},
         "README.md": {"rules": readme_rules(rules)},
+        **{f"fastopt/optimizers/{rule.cls.lower()}.py": {"arguments": arguments(rule)} for rule in rules.rules},
     }
 
 
@@ -134,9 +134,11 @@ read-only, if it is misaligned, holds several elements at one place or shares me
 hyperparameter is NaN, infinite or out of its range, also when it is rounded to float32.
 """
 
-from fastopt._core cimport Rule, pair, update
+from fastopt._boundary cimport pair
+from fastopt._kernel cimport update
+from fastopt._rules cimport Rule
 
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 '''
 
@@ -395,25 +397,7 @@ def memoryviews_stub() -> str:
     return f"# {MARK}\n# The functions of this module are for `cimport`: memoryviews.pxd. Python sees none of them.\n"
 
 
-# ---- arguments.py ----
-
-ARGUMENTS = f'''\
-# {MARK}
-"""What the class of each rule takes: its hyperparameters as attributes, and its constructor."""
-
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
-from fastopt.optimizer import Hyper, Optimizer
-
-'''
-
-
-def arguments(rules: Table) -> str:
-    names = "".join(f'    "{name}",\n' for name in sorted(f"{rule.cls}Arguments" for rule in rules.rules))
-    return f"{ARGUMENTS}__all__ = [\n{names}]\n" + "".join(map(class_of, rules.rules))
+# ---- The classes: what each takes. ----
 
 
 def kinds(rule: Rule) -> dict[str, tuple[str, str]]:
@@ -429,28 +413,26 @@ def kinds(rule: Rule) -> dict[str, tuple[str, str]]:
     return found
 
 
-def class_of(rule: Rule) -> str:
+KINDS = {"float": "Number", "bool": "Switch", "tuple[float, float]": "Pair"}
+
+
+def arguments(rule: Rule) -> str:
+    """The rule's name, hyperparameters and constructor, inside its class."""
     found = kinds(rule)
     rest = [name for name in found if name not in rule.arguments]
     order = [*rule.arguments, *rest]
-    switches = sorted(["maximize", *(name for name in order if found[name][0] == "bool")])
     given = [f"{name}: {found[name][0]} = {found[name][1]}" for name in rule.arguments]
     given += ["*", *(f"{name}: {found[name][0]} = {found[name][1]}" for name in rest)]
     given += ["maximize: bool = False", "threads: int | None = None"]
     lines = [f'    rule = "{rule.name}"']
-    if rule.optional:
-        lines.append(mapping("_optional", "str", {s.name: f'"{s.needed_by}"' for s in rule.optional}))
     starts = {state.name: state.start for state in rule.states if state.start != 0}
     if starts:
         values = {name: f'"{each}"' if isinstance(each, str) else number(each) for name, each in starts.items()}
         lines.append(mapping("_start", "float | str", values))
-    braced = ", ".join(f'"{name}"' for name in switches)
-    lines.append(f"    _switches: ClassVar[frozenset[str]] = frozenset({{{braced}}})\n")
-    lines += [f"    {name} = Hyper[{found[name][0]}]()" for name in order]
+    lines += ["", *(f"    {name} = {KINDS[found[name][0]]}()" for name in order)]
     lines += ["", "    def __init__(", "        self,", "        params: Any,", *(f"        {each}," for each in given)]
-    lines += ["    ) -> None:", passed([*order, "maximize", "threads"])]
-    doc = f'"""The hyperparameters of `{rule.cls}`."""'
-    return f"\n\nclass {rule.cls}Arguments(Optimizer):\n    {doc}\n\n" + "\n".join(lines) + "\n"
+    lines += ["    ) -> None:", passed([*order, "maximize", "threads"]), ""]
+    return "\n".join(lines) + "\n"
 
 
 def mapping(name: str, kind: str, values: dict[str, str]) -> str:

@@ -22,7 +22,7 @@ from settings import Settings
 
 import fastopt
 from fastopt import kernels, reference
-from fastopt.memory import zeros_like
+from fastopt._memory import zeros_like
 
 DOORS_C = Path(__file__).resolve().parent.parent / "doors.c"
 SIZE = 16

@@ -15,7 +15,7 @@ from roofline import roofline
 from settings import FASTOPT, LABEL, Settings
 
 import fastopt
-from fastopt._core import RULES
+from fastopt._rules import RULES
 from sections.common import OF_ROOFLINE, each
 
 SIZES = (16, 50_000, 30_000_000)
@@ -54,7 +54,7 @@ def variants() -> Iterator[Variant]:
         yield Variant(optimizer, dict(needed))
         parameters = inspect.signature(optimizer).parameters
         # A switch is turned on; a number, such as a momentum, gets a usual value.
-        switches = {name: parameters[name].default is False or 0.9 for name in optimizer._optional.values()}
+        switches = {name: parameters[name].default is False or 0.9 for name in RULES[optimizer.rule].needed_by.values()}
         if switches:
             yield Variant(optimizer, needed | switches)
 

@@ -19,7 +19,7 @@ from commands import CSRC, run_well
 from common import VARIANTS, Variant
 
 from fastopt import reference
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden.txt"

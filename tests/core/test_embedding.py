@@ -16,7 +16,7 @@ from commands import run_well as run
 from common import DRAWS, ISAS, VARIANTS
 
 from fastopt import reference
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 pytestmark = pytest.mark.slow
 

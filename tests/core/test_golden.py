@@ -11,7 +11,7 @@ from commands import run_well as run
 from common import ISAS, Variant
 from golden import GOLDEN, build, golden, rule_cases
 
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 WITH_SUMS = "|".join(name for name, rule in RULES.items() if rule.sums)
 LEVELS = ["-O0", "-O2", "-O3", "-O3 -march=native"]

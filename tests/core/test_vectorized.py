@@ -12,7 +12,7 @@ import pytest
 from commands import CSRC
 
 from fastopt import capi
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 COMPILERS = [compiler for compiler in ("gcc", "clang") if shutil.which(compiler)]
 WIDTHS = {"baseline": "xmm", "avx2": "ymm", "avx512": "zmm"}

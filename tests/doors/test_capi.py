@@ -11,7 +11,7 @@ from common import DTYPES, ISAS, VARIANTS, assert_same_bits, by_table, random_te
 
 import fastopt
 from fastopt import capi
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 REAL = {np.float32: ctypes.c_float, np.float64: ctypes.c_double}
 SUFFIX = {np.float32: "f32", np.float64: "f64"}

@@ -12,7 +12,7 @@ from common import assert_same_bits
 
 import fastopt
 from fastopt import reference
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 PACKAGE = Path(fastopt.__file__).parents[1]
 

@@ -10,7 +10,7 @@ from commands import clean_environment, run_well
 from common import DTYPES, VARIANTS, assert_same_bits, by_table, random_tensor
 
 import fastopt
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 ROOT = Path(fastopt.__file__).parents[1]
 REAL = {np.float32: ("f32", "float"), np.float64: ("f64", "double")}

@@ -13,7 +13,7 @@ import pytest
 from common import CLASSES, DTYPES, assert_same_bits, random_tensor
 
 import fastopt
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 SHAPES = [(3, 4), (), (0, 2), (17,)]
 
@@ -120,11 +120,14 @@ def test_a_binding_survives_new_state_and_loading():
 
 def test_what_was_a_gradient_may_be_state_now():
     """Memory that an earlier step read as a gradient is looked at again once there is new state."""
-    p, memory = np.ones(4), np.full(4, 0.5)
-    opt = fastopt.Momentum([p], lr=1.0)
+    p = np.ones(4)
+    opt = fastopt.SGD([p], lr=1.0, momentum=0.9)
+    opt.step([np.full(4, 0.5)])
+    memory = opt.state[0]["momentum_buffer"]
+    opt.momentum = 0  # the buffer is kept, but not in use
     opt.step([memory])
     before = p.copy()
-    opt._configure([(0, (1.0, 0.9, 0.0, 1.0), 0, [[memory]])], [1], opt._record, [])
+    opt.momentum = 0.9
     with pytest.raises(ValueError, match=r"grads\[0\] shares memory with params\[0\] or its state"):
         opt.step([memory])
     assert_same_bits(p, before)
@@ -325,7 +328,7 @@ def test_a_gradient_cannot_step_or_change_the_optimizer_that_reads_it():
 
     opt.step([Reentrant(np.ones(3), misuse)])
     assert len(refused) == 3
-    assert all("busy" in words for words in refused)
+    assert all("already in use" in words for words in refused)
     assert (p == 0).all()
     assert (opt.lr, opt.state[0]["step"]) == (1.0, 1)
 
@@ -386,7 +389,7 @@ def test_a_parameter_made_read_only_is_stepped_no_more(bound):
         opt.step()
     before, grads = [p.copy() for p in params], None if bound else grads
     params[1].flags.writeable = False
-    with pytest.raises(ValueError, match=r"params\[1\] has become read-only since it was bound"):
+    with pytest.raises(ValueError, match=r"params\[1\] is no longer writable"):
         opt.step(grads)
     for p, b in zip(params, before, strict=True):
         assert_same_bits(p, b)
@@ -395,8 +398,11 @@ def test_a_parameter_made_read_only_is_stepped_no_more(bound):
     assert not np.array_equal(params[1], before[1])
 
 
-def test_what_only_the_core_knows_to_be_wrong_is_an_error_too():
-    opt = fastopt.SGD([np.ones(2)])
+def test_what_only_the_core_knows_to_be_wrong_is_an_error_too(monkeypatch):
+    opt = fastopt.SGD([np.ones(2)], momentum=0.9)
+    monkeypatch.setitem(RULES["sgd"].options, "nesterov", 1 << 20)
     with pytest.raises(RuntimeError, match=r"sgd: options of group 0: .* do not allow an option"):
-        opt._configure([(0, (1.0, 0.1, 0.0, 0.0, 0.0, 1.0), 1 << 20, None)], [0], opt._record, [])
+        opt.nesterov = True
+    monkeypatch.undo()
+    assert not opt.nesterov
     assert repr(RULES["sgd"]).startswith("<rule sgd: states ('momentum_buffer',), hyperparameters ('step', ")

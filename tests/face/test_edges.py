@@ -11,7 +11,7 @@ from commands import run_well as run
 from common import DTYPES, VARIANTS, assert_same_bits, paired, random_tensor
 
 from fastopt import kernels
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 N = 37
 COUNTING = [rule for rule in RULES if "step" in RULES[rule].hypers]

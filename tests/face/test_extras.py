@@ -9,7 +9,7 @@ from common import CLASSES, DTYPES, assert_same_bits, random_tensor
 
 import fastopt
 from fastopt import reference
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 # Within a vector, over several of the blocks between whose step and zeroing a gradient stays in the cache, and more
 # elements than are worth a thread.

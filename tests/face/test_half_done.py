@@ -260,11 +260,11 @@ def test_state_can_always_be_copied(tried):
 
 
 class Recorded(fastopt.Adam):
-    """Keeps how it was changed last."""
+    """Keeps what it loaded last."""
 
-    def _configure(self, *arguments):
-        self._arguments = arguments
-        super()._configure(*arguments)
+    def _loading(self, *loaded):
+        self._loaded = loaded
+        return super()._loading(*loaded)
 
 
 def test_a_change_needs_its_memory_before_it_begins(tried, tmp_path):
@@ -277,14 +277,14 @@ def test_a_change_needs_its_memory_before_it_begins(tried, tmp_path):
         opt.save(files[k], params=True)
         pictures.append(picture(opt))
         opt.load(files[k], params=True)
-        changes.append(opt._arguments)
+        changes.append(opt._loaded)
     assert pictures[0] != pictures[1]
     turn = itertools.cycle(changes)
 
     def check():
         assert picture(opt) in pictures
 
-    assert short_of_memory(lambda: fastopt.Adam._configure(opt, *next(turn)), check, tried) > 2
+    assert short_of_memory(lambda: opt._adopt(fastopt.Adam._loading(opt, *next(turn))), check, tried) > 2
     steps_as_it_says(opt)
 
 
@@ -293,7 +293,7 @@ def test_the_arrays_come_back_where_memory_is_short(tried):
     expected = picture(opt)
 
     def act():
-        with opt._held(), opt._restored():
+        with opt._exclusive(), opt._restored():
             opt.params[0][...] = 9
 
     def check():

@@ -74,12 +74,12 @@ def test_lookahead_loses_no_step_of_another_thread():
     """What it puts back is what the arrays held once no other thread could step any more."""
 
     class Watched(fastopt.NAG):
-        def _held(self, reason=None, **how):
+        def _exclusive(self, reason=None, **how):
             if reason:
                 thread = threading.Thread(target=self.step, args=([np.ones(2)],))
                 thread.start()
                 thread.join()
-            return super()._held(reason, **how)
+            return super()._exclusive(reason, **how)
 
     p = np.ones(2)
     opt = Watched([p], lr=0.5)

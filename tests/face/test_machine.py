@@ -32,7 +32,7 @@ from hypothesis.stateful import (
 
 import fastopt
 from fastopt import reference
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 EXAMPLES, FEW, STEPS = 150, 25, 25
 
@@ -511,7 +511,7 @@ class Machine(RuleBasedStateMachine):
     @rule(which=which, data=st.data(), bad=st.sampled_from(INVALID), last_group=st.booleans())
     def set_bad_hyperparameter(self, which, data, bad, last_group):
         pair = self.pair(which)
-        name = data.draw(st.sampled_from(pair.opt._hypers()), "name")
+        name = data.draw(st.sampled_from([*pair.opt._hypers()]), "name")
         use = pair.opt.param_groups[-1].update if last_group else lambda change: setattr(pair.opt, name, bad)
         with pytest.raises((TypeError, ValueError)) as caught:
             use({name: bad})
@@ -545,11 +545,10 @@ class Machine(RuleBasedStateMachine):
     @rule(into=which, source=which)
     def load(self, into, source):
         pair, other = self.pair(into), self.pair(source)
-        fits = (
-            pair.opt._hypers() == other.opt._hypers()
-            and RULES[pair.model.rule].states == RULES[other.model.rule].states
-        )
-        if fits and pair.model.cls._kept:
+        fits = [*pair.opt._hypers()] == [*other.opt._hypers()] and RULES[pair.model.rule].states == RULES[
+            other.model.rule
+        ].states
+        if fits and pair.model.cls._shared:
             fits = pair.opt.at_lookahead == other.opt.at_lookahead
         saved = other.opt.state_dict()
         kept = pickle.dumps(saved)
@@ -568,7 +567,7 @@ class Machine(RuleBasedStateMachine):
         path = Path(self.folder.name) / "checkpoint.npz"
         other.opt.save(path, params=params)
         fits = pair.model.rule == other.model.rule
-        if fits and pair.model.cls._kept:
+        if fits and pair.model.cls._shared:
             fits = pair.opt.at_lookahead == other.opt.at_lookahead
         if not fits:
             with pytest.raises(ValueError, match="cannot be loaded"):

@@ -13,14 +13,14 @@ import pytest
 from common import CLASSES, EVERY_STATE
 
 import fastopt
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, which only Linux has")
 
 
 def buffers(opt):
     """The state arrays of an optimizer, in order, straight from where they are kept."""
-    return [buffer for slots in opt._slots for buffer in slots if buffer is not None]
+    return [buffer for slots in opt._buffers() for buffer in slots if buffer is not None]
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -9,7 +9,7 @@ from optimizers import every_case, model_of, tensors
 
 import fastopt
 from fastopt import reference
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 every_class = pytest.mark.parametrize("cls", CLASSES)
 
@@ -255,7 +255,7 @@ def test_two_threads_that_set_hyperparameters_do_not_mix_them():
 
     opt.lr = Slow()
     assert len(refused) == 1
-    assert "busy in another thread" in refused[0]
+    assert "already in use" in refused[0]
     assert (opt.lr, opt.momentum) == (0.25, 0.0)
     opt.momentum = 0.5
     assert (opt.lr, opt.momentum) == (0.25, 0.5)
@@ -279,7 +279,7 @@ def test_what_an_optimizer_holds_cannot_be_replaced(name):
     before = getattr(opt, name)
     with pytest.raises(AttributeError, match=f"'{name}' of an optimizer cannot be replaced"):
         setattr(opt, name, [])
-    assert getattr(opt, name) == before
+    assert str(getattr(opt, name)) == str(before)
     assert isinstance(opt.param_groups, tuple)
 
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastopt
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 STEPS = 4
 LINE = 64  # bytes of the widest vector and of a cache line

@@ -169,7 +169,7 @@ def test_loading_keeps_the_buffers_in_place():
     saved = opt.state_dict()
     saved["state"][0]["exp_avg"] += 1
     opt.load_state_dict(saved)
-    assert opt.state["w"]["exp_avg"] is buffer
+    assert np.shares_memory(opt.state["w"]["exp_avg"], buffer)
     assert_same_bits(buffer, saved["state"][0]["exp_avg"])
     saved["state"][0]["exp_avg"] += 1
     assert not np.array_equal(buffer, saved["state"][0]["exp_avg"])

@@ -29,8 +29,8 @@ from common import (
 
 import fastopt
 from fastopt import reference
-from fastopt._core import RULES
-from fastopt.threads import cgroup_quotas
+from fastopt._rules import RULES
+from fastopt._threads import cgroup_quotas
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +146,7 @@ def test_the_environment_says_how_many():
     for text, threads in (("1", 1), ("5", 5), ("", None), ("1000", 256)):
         found = python(f"{COUNT}; fastopt.set_num_threads(2); fastopt.set_num_threads(None); {COUNT}",
                        FASTOPT_NUM_THREADS=text)  # fmt: skip
-        assert found.stdout.split() == [str(threads or fastopt.threads.default_num_threads())] * 2, found.stderr
+        assert found.stdout.split() == [str(threads or fastopt._threads.default_num_threads())] * 2, found.stderr
     for text in ("0", "-1", "two", "1.5"):
         found = python(COUNT, FASTOPT_NUM_THREADS=text)
         assert found.returncode == 1

@@ -24,7 +24,7 @@ from nonsense import (
 
 import fastopt
 from fastopt import reference
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 PROMISED = (TypeError, ValueError, RuntimeError)
 
@@ -201,7 +201,7 @@ def act(case):
 
 def new(case):
     s = case.s
-    hypers = {s.pick(case.cls._hypers()): s.pick(NUMBERS)()} if s.one_in(4) else {}
+    hypers = {s.pick([*case.cls._hypers()]): s.pick(NUMBERS)()} if s.one_in(4) else {}
     made = case.cls(case.nonsense(), **hypers)
     for p in made.params:
         if p.dtype not in (np.float32, np.float64) or not (p.flags.aligned and p.flags.writeable and apart(p)):

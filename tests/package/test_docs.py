@@ -11,9 +11,9 @@ from commands import ROOT
 
 import fastopt
 from fastopt import kernels, reference
-from fastopt._core import RULES
-from fastopt.engine import Engine
-from fastopt.optimizer import Hyper
+from fastopt._engine import Engine
+from fastopt._rules import RULES
+from fastopt.optimizers._hyper import Hyper
 
 PAGES = ["README.md", "CONTRIBUTING.md"]
 

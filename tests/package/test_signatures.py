@@ -11,7 +11,7 @@ from common import CLASSES, paired
 
 import fastopt
 from fastopt import clipping, kernels, optimizers, reference
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 HEADER = CSRC / "fastopt_rules.h"
 

@@ -20,14 +20,7 @@ typed_numpy = pytest.mark.skipif(
 )
 
 PACKAGE = Path(fastopt.__file__).parent
-COMPILED = [
-    "fastopt._core",
-    "fastopt.capi",
-    "fastopt.clipping",
-    "fastopt.engine",
-    "fastopt.kernels",
-    "fastopt.memoryviews",
-]
+COMPILED = [f"fastopt.{path.stem}" for path in PACKAGE.glob("*.pyx")]
 
 # What Cython puts into every module and class of its own accord: to pickle, to cimport, to find doctests.
 ALLOWED = r"""

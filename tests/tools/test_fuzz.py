@@ -35,20 +35,20 @@ def leaks(self, grads=None, **extras):
 def writes_first(self, grads=None, **extras):
     for p in self.params:
         p += 1
-    return fastopt.engine.Engine.step(self, grads, **extras)
+    return fastopt._engine.Engine.step(self, grads, **extras)
 
 
-def one_group_first(self, plan):
-    original(self, plan._replace(values=dict([*plan.values.items()][:1])))
-    original(self, plan)
+def one_group_first(self, changes, anew):
+    original(self, changes[:1], anew)
+    original(self, changes, anew)
 
 
-original = fastopt.Optimizer._take_over
+original = fastopt.Optimizer._change
 
 
 @pytest.mark.parametrize(
     ("name", "broken"),
-    [("step", leaks), ("step", writes_first), ("_take_over", one_group_first)],
+    [("step", leaks), ("step", writes_first), ("_change", one_group_first)],
     ids=lambda each: each if isinstance(each, str) else each.__name__,
 )
 def test_it_sees_what_is_wrong(capsys, monkeypatch, name, broken):

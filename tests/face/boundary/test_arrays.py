@@ -15,7 +15,7 @@ from boundary import Kernel, N, kernel_hypers, needed_states, nothing_written, r
 from common import CLASSES, DTYPES, assert_same_bits
 
 import fastopt
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 # ---- Element types. ----
 

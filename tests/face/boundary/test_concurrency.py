@@ -10,7 +10,7 @@ from boundary import raising, tensor
 from common import VARIANTS, assert_same_bits
 
 import fastopt
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -108,14 +108,14 @@ def test_nothing_is_loaded_under_a_step():
         except RuntimeError as error:
             refused.append(str(error))
 
-    with opt._held():
+    with opt._exclusive():
         thread = threading.Thread(target=load)
         thread.start()
         thread.join()
-        with raising(RuntimeError, "busy"):
+        with raising(RuntimeError, "already in use"):
             opt.step(tensor())
     assert len(refused) == 1
-    assert "busy in another thread" in refused[0]
+    assert "already in use" in refused[0]
     assert_same_bits(opt.state[0]["exp_avg"], before["state"][0]["exp_avg"])
     opt.load_state_dict(saved)
     assert_same_bits(opt.state[0]["exp_avg"], saved["state"][0]["exp_avg"])

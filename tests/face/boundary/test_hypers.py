@@ -8,7 +8,7 @@ from boundary import N, changed, kernel_hypers, nothing_written, raising, tensor
 from common import CLASSES, by_table
 
 import fastopt
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 NOT_A_NUMBER = ["1e-3", None, [0.1], 1j, "x"]
 OUT_OF_RANGE = {

@@ -7,7 +7,7 @@ import pytest
 from boundary import N, nothing_written, raising, tensor
 from common import CLASSES, DTYPES, VARIANTS
 
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 
 def test_there_is_an_optimizer_for_every_rule():

@@ -33,7 +33,7 @@ from layouts import (
 
 import fastopt
 from fastopt import reference
-from fastopt._core import RULES
+from fastopt._rules import RULES
 
 # ---- The norm. ----
 

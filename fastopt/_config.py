@@ -8,7 +8,7 @@ from typing import Literal, overload
 
 import numpy as np
 
-from fastopt._core import available_isas, build_info, get_num_threads, isa
+from fastopt._runtime import available_isas, build_info, get_num_threads, isa
 
 _BUILD = build_info()
 

@@ -4,15 +4,14 @@
 from cpython.mem cimport PyMem_Free
 from libc.string cimport memset
 
-from fastopt._core cimport (
-    Span, as_array, clip_grad_norm as clip_model, global_norm as norm_of_model, lay_gradient, norm_bound, sort_apart,
-    span_of, thread_count, type_of, zeroed,
-)
+from fastopt cimport capi
+from fastopt._boundary cimport as_array, norm_bound, thread_count, type_of
+from fastopt._memory cimport Span, lay_gradient, sort_apart, span_of, view_of, zeroed
 from fastopt.structs cimport FASTOPT_F32, FASTOPT_F64, fastopt_group, fastopt_layout, fastopt_model, fastopt_tensor
 
 cimport numpy as cnp
 
-from fastopt.structure import Structure
+from fastopt._structure import Structure
 
 cnp.import_array()
 
@@ -39,7 +38,7 @@ cdef double run(str name, object values, object threads, bint clip, double max_n
         layouts = <fastopt_layout *>zeroed(count, sizeof(fastopt_layout))
         places = <Span *>zeroed(count, sizeof(Span))
         for i in range(count):
-            array = as_array(names[i], structure.leaves[i], clip, True)[...]  # a view that nobody else has
+            array = view_of(as_array(names[i], structure.leaves[i], clip, True))
             arrays.append(array)
             tensors[i].size = sizeof(fastopt_tensor)
             tensors[i].n = cnp.PyArray_SIZE(array)
@@ -56,7 +55,7 @@ cdef double run(str name, object values, object threads, bint clip, double max_n
         model.size, model.count, model.groups = sizeof(model), count, groups
         model.max_norm, model.threads = max_norm, thread_count(threads)
         with nogil:
-            error = clip_model(&model) if clip else norm_of_model(&model)
+            error = capi.clip_grad_norm(&model) if clip else capi.global_norm(&model)
         if error:
             raise RuntimeError(f"the core refuses these arrays with error {error}")
         return model.norm

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,9 +47,12 @@ class Structure:
 
     def __init__(self, name: str, params: Any) -> None:
         self.keys: list[Any] | None = None
-        self.alone = is_array(params) or isinstance(params, str) or not isinstance(params, Iterable)
-        if self.alone:  # if it is no array, binding it says so
-            self.leaves = [params]
+        self.alone = False
+        if type(params) is list:
+            plain = all(type(item) is np.ndarray for item in params)
+            self.leaves = list(params) if plain else listed(params)
+        elif is_array(params) or isinstance(params, str) or not isinstance(params, Iterable):
+            self.alone, self.leaves = True, [params]  # if it is no array, binding it says so
         elif isinstance(params, Mapping):
             self.keys = list(params)
             self.leaves = [params[key] for key in self.keys]
@@ -89,22 +92,22 @@ class Structure:
 class Model:
     """How a whole model was given: one group as it is, or a sequence of groups `{"params": ..., "lr": ...}`.
 
-    `groups` has the structure of each group's parameters, `settings` what a group brings besides `"params"`.
+    `groups` has the structure of each group's parameters, `own_hypers` the hyperparameters that each group brings.
     """
 
-    def __init__(self, params: Any, hypers: Sequence[str]) -> None:
+    def __init__(self, params: Any, hypers: Collection[str]) -> None:
         given, self.grouped = [params], False
         if not is_array(params) and not isinstance(params, (Mapping, str)) and isinstance(params, Iterable):
             items = listed(params)
-            self.grouped = any(isinstance(item, Mapping) for item in items)
+            self.grouped = any(type(item) is not np.ndarray and isinstance(item, Mapping) for item in items)
             given = items if self.grouped else [items]
-        self.settings: list[dict[str, Any]] = [{} for _ in given]
+        self.own_hypers: list[dict[str, Any]] = [{} for _ in given]
         if self.grouped:
             for index, group in enumerate(given):
                 if not isinstance(group, Mapping):
                     raise TypeError(f"params[{index}] must be a group, like the others, got {kind(group)}")
                 same_keys(f"params[{index}]", group, ["params"], hypers)
-                self.settings[index] = {key: value for key, value in group.items() if key != "params"}
+                self.own_hypers[index] = {key: value for key, value in group.items() if key != "params"}
                 given[index] = group["params"]
         self.groups = [Structure(self._name("params", index), group) for index, group in enumerate(given)]
 
@@ -112,7 +115,7 @@ class Model:
         return f"{what}[{index}]['params']" if self.grouped else what
 
     @property
-    def plain(self) -> bool:
+    def is_list(self) -> bool:
         """Whether gradients come in one sequence of arrays."""
         return not self.grouped and not self.groups[0].alone and self.groups[0].keys is None
 

@@ -1,0 +1,16 @@
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+from typing_extensions import disjoint_base
+
+__all__ = ["Buffers"]
+
+@disjoint_base
+class Buffers:
+    def _param_names(self) -> list[str]: ...
+    def _grad_names(self) -> list[str]: ...
+    def _exclusive(self, reason: str | None = None, *, nested: bool = False) -> AbstractContextManager[None]: ...
+    def _restored(self) -> AbstractContextManager[None]: ...
+    @property
+    def params(self) -> tuple[np.ndarray[Any, np.dtype[Any]], ...]: ...

@@ -1,0 +1,188 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""The parameters of a model and their state buffers: checked and bound once, and used by one thread at a time."""
+
+cimport cython
+cimport numpy as cnp
+from cpython.mem cimport PyMem_Free
+from cpython.pythread cimport PyThread_get_thread_ident
+
+from fastopt._boundary cimport as_array, is_plain
+from fastopt._memory cimport Span, copy_elements, sort_apart, span_of, strides_of, view_of, zeroed
+from fastopt._rules cimport Rule
+from fastopt.structs cimport FASTOPT_MAX_STATES, fastopt_layout, fastopt_tensor
+
+import operator
+
+from fastopt._rules import RULES
+
+cnp.import_array()
+
+__all__ = ["Buffers"]
+
+
+# ---- Blocks. No bytecode runs while one is entered or left: Ctrl-C falls before it, into it or after it. ----
+
+@cython.final
+cdef class Exclusive:
+    """A block in which only this thread may change the buffers, and nobody steps them."""
+
+    cdef Buffers buffers
+    cdef object reason
+    cdef bint nested, entered
+
+    def __enter__(self):
+        cdef unsigned long thread = PyThread_get_thread_ident()
+        if self.nested and self.buffers.busy and self.buffers.owner == thread:
+            return
+        if self.buffers.busy:
+            self.buffers.refuse()
+        self.buffers.busy, self.buffers.owner, self.buffers.reason = True, thread, self.reason
+        self.entered = True
+
+    def __exit__(self, kind, value, trace):
+        if self.entered:
+            self.buffers.busy, self.buffers.owner, self.buffers.reason = False, 0, None
+
+
+@cython.final
+cdef class Restored:
+    """A block after which the parameters have the bits again that they had before it."""
+
+    cdef Buffers buffers
+    cdef list saved
+
+    def __enter__(self):
+        self.saved = list(map(operator.methodcaller("copy"), self.buffers.views))
+
+    def __exit__(self, kind, value, trace):
+        cdef size_t i
+        for i in range(self.buffers.tensor_count):  # also if they have become read-only
+            copy_elements(self.buffers.views[i], self.saved[i])
+
+
+@cython.auto_pickle(False)
+cdef class Buffers:
+    """The parameters of a model and their state buffers."""
+
+    def __dealloc__(self):
+        PyMem_Free(self.tensors)
+        PyMem_Free(self.layouts)
+        PyMem_Free(self.kinds)
+        PyMem_Free(self.strided)
+        PyMem_Free(self.spans)
+
+    cdef bind_params(self, list leaves, structure):
+        """Binds the parameters. `structure` knows what errors call them, and brings gradients into their order."""
+        cdef size_t i, count = len(leaves)
+        cdef cnp.ndarray array
+        cdef list arrays = [None] * count
+        if self.tensors:
+            raise RuntimeError("this optimizer has its parameters already; make another one for others")
+        self.rule, self.structure = RULES[type(self).rule], structure
+        self.tensors = <fastopt_tensor *>zeroed(count, sizeof(fastopt_tensor))
+        self.layouts = <fastopt_layout *>zeroed(count, sizeof(fastopt_layout))
+        self.kinds = <int *>zeroed(count, sizeof(int))
+        self.strided = <bint *>zeroed(count, sizeof(bint))
+        self.spans = <Span *>zeroed((1 + FASTOPT_MAX_STATES) * count, sizeof(Span))
+        self.views, self.exports = [None] * count, [None] * count
+        self.states = [[None] * len(self.rule.states)] * count  # such a list is replaced and never changed
+        for i in range(count):
+            array = leaves[i] if is_plain(leaves[i]) else as_array(self.param_name(i), leaves[i], True, False)
+            self.tensors[i].size = sizeof(fastopt_tensor)
+            self.tensors[i].n = cnp.PyArray_SIZE(array)
+            self.tensors[i].p = cnp.PyArray_DATA(array)
+            self.kinds[i] = cnp.PyArray_TYPE(array)
+            self.elements += self.tensors[i].n
+            self.exports[i] = memoryview(array)
+            self.views[i] = view_of(array)
+            arrays[i] = array
+        self.arrays, self.tensor_count = tuple(arrays), count
+
+    # Errors are rare, so what they call the tensors is put together when it is first asked for.
+
+    def _param_names(self):
+        """What errors call the parameters."""
+        if self.param_names is None:
+            self.param_names = self.structure.names("params")
+        return self.param_names
+
+    def _grad_names(self):
+        """What errors call the gradients."""
+        if self.grad_names is None:
+            self.grad_names = self.structure.names("grads")
+        return self.grad_names
+
+    cdef str param_name(self, size_t i):
+        return self._param_names()[i]
+
+    cdef str grad_name(self, size_t i):
+        return self._grad_names()[i]
+
+    # ---- Where what a step writes lies. ----
+
+    cdef void place(self, size_t i, unsigned used) noexcept:
+        """Points a tensor to those of its state buffers that are in use, and adds the places of all that it writes."""
+        cdef fastopt_tensor *tensor = &self.tensors[i]
+        cdef fastopt_layout *layout = &self.layouts[i]
+        cdef cnp.ndarray view = self.views[i], buffer
+        cdef list states = self.states[i]
+        cdef Py_ssize_t slot
+        # The layout points into views that nobody else has, so its shapes and strides stay as they are.
+        layout.size = sizeof(fastopt_layout)
+        layout.ndim = cnp.PyArray_NDIM(view)
+        layout.shape = <const Py_ssize_t *>cnp.PyArray_DIMS(view)
+        layout.p_strides = strides_of(view)
+        self.strided[i] = layout.p_strides != NULL
+        self.add_span(view, i)
+        for slot in range(len(states)):
+            tensor.state[slot], layout.state_strides[slot] = NULL, NULL
+            if used & (1U << slot) and states[slot] is not None:
+                buffer = states[slot]
+                tensor.state[slot] = cnp.PyArray_DATA(buffer)
+                layout.state_strides[slot] = strides_of(buffer)
+                self.strided[i] = self.strided[i] or layout.state_strides[slot] != NULL
+                self.add_span(buffer, i)
+        tensor.g = NULL  # whichever the gradient was, it was not compared with these places
+
+    cdef void add_span(self, cnp.ndarray array, size_t i) noexcept:
+        if cnp.PyArray_SIZE(array):
+            self.spans[self.span_count] = span_of(array, i)
+            self.span_count += 1
+
+    cdef sort_spans(self, bint check):
+        """Sorts the places; ValueError where two share memory, unless they are known not to: without `check` nothing fails."""
+        self.at_bound = False
+        self.spans_disjoint = sort_apart(
+            self.spans, self.span_count, self._param_names if check else None, "parameter")
+
+    # ---- Who may use them. ----
+
+    cdef refuse(self):
+        raise RuntimeError(self.reason or "this optimizer is already in use, by another thread or by a call that is still "
+                                          "running in this one; nothing was written")
+
+    cdef guard(self):
+        """RuntimeError if the buffers are in use, unless this thread has them for itself."""
+        if self.busy and self.owner != PyThread_get_thread_ident():
+            self.refuse()
+
+    def _exclusive(self, reason=None, *, nested=False):
+        """A block in which only this thread may change the buffers and nobody steps; `reason` is the others' error.
+
+        With `nested` the thread may be inside such a block already. Do not write a loop directly inside the block, but
+        call a function instead: on CPython 3.13.0 an interrupt at a loop's jump back skips `__exit__`.
+        """
+        cdef Exclusive block = Exclusive.__new__(Exclusive)
+        block.buffers, block.reason, block.nested = self, reason, nested
+        return block
+
+    def _restored(self):
+        """A block after which the parameters have the bits again that they had before it."""
+        cdef Restored block = Restored.__new__(Restored)
+        block.buffers = self
+        return block
+
+    @property
+    def params(self):
+        """The arrays that a step updates, in order."""
+        return self.arrays

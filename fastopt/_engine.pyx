@@ -1,0 +1,334 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""The step: gradients are checked, the tensors pointed to them, and the core called once."""
+
+cimport cython
+cimport numpy as cnp
+from cpython.mem cimport PyMem_Free
+from libc.float cimport DBL_MAX
+
+from fastopt cimport capi
+from fastopt._boundary cimport as_array, as_gradient, norm_bound, number, type_of
+from fastopt._groups cimport Groups
+from fastopt._memory cimport Span, find_overlap, sort_apart, span_of, strides_of, view_of, zeroed
+from fastopt._runtime cimport KEEP_GIL
+from fastopt.structs cimport (
+    FASTOPT_BF16, FASTOPT_CLIP_NORM, FASTOPT_SKIP_NONFINITE, FASTOPT_SKIPPED, FASTOPT_ZERO_GRAD, fastopt_layout,
+)
+
+import numpy as np
+
+from fastopt._structure import shown
+
+cnp.import_array()
+
+__all__ = ["Engine"]
+
+
+def _exported(cnp.ndarray array):
+    """What keeps an array from being resized while it lives. NumPy exports no buffer of bfloat16."""
+    return memoryview(array.view(np.uint16) if type_of(array) == FASTOPT_BF16 else array)
+
+
+@cython.auto_pickle(False)
+cdef class Engine(Groups):
+    """The compiled half of every optimizer: parameters, state and hyperparameters in groups, and their step."""
+
+    def __dealloc__(self):
+        PyMem_Free(self.own_rates)
+        PyMem_Free(self.grad_spans)
+
+    def _bind(self, list groups not None, structure):
+        """Binds the parameters, a list of arrays for each group.
+
+        `structure` knows what errors call them and the gradients, and brings gradients into this order.
+        """
+        cdef list leaves = groups[0] if len(groups) == 1 else [leaf for group in groups for leaf in group]
+        self.bind_params(leaves, structure)
+        self.make_groups(list(map(len, groups)))
+        self.is_list, self.counts = structure.is_list, self.rule.hypers[0] == "step"
+        self.own_rates = <double *>zeroed(self.group_count + self.tensor_count, sizeof(double))
+        self.grad_spans = <Span *>zeroed(self.tensor_count, sizeof(Span))
+        self.grads = [None] * self.tensor_count
+
+    # ---- Gradients. ----
+
+    cdef list leaves(self, grads):
+        """The gradients in the order of the parameters."""
+        if self.is_list and type(grads) is list and len(<list>grads) == <Py_ssize_t>self.tensor_count:
+            return grads
+        return self.structure.flatten("grads", grads)
+
+    cdef int use_grads(self, list grads, bint writable, bint numbers, bint ours=False) except -1:
+        """Checks gradients, points the tensors to them and keeps them in `grads` until they are released.
+
+        `numbers`: the gradient of a tensor without dimensions may be a number. `ours`: the gradients are views that nobody
+        else has.
+        """
+        cdef size_t i
+        cdef Py_ssize_t other
+        cdef cnp.ndarray grad, param
+        cdef void *data
+        cdef bint staged
+        cdef int kind
+        self.at_bound = False
+        for i in range(self.tensor_count):
+            if i >= <size_t>len(grads):  # what a gradient does when it is asked for its memory may shorten the list
+                raise ValueError(f"{self.grad_name(i)} was taken out of its list while that was read")
+            param, kind = self.arrays[i], self.kinds[i]
+            if type(grads[i]) is cnp.ndarray:
+                grad = grads[i]
+                staged = (self.strided[i] or cnp.PyArray_TYPE(grad) != kind or not cnp.PyArray_ISCARRAY_RO(grad)
+                          or not cnp.PyArray_SAMESHAPE(grad, param) or (writable and not cnp.PyArray_ISWRITEABLE(grad)))
+            else:
+                staged = True
+            if staged:
+                grad = as_gradient(self.grad_name(i), grads[i], writable, numbers, self.param_name(i), param)
+                staged = (self.strided[i] or cnp.PyArray_TYPE(grad) != kind or not cnp.PyArray_IS_C_CONTIGUOUS(grad))
+            # Strides are read by the shape that was bound. Where there are none, another one of that size will do.
+            if (cnp.PyArray_TYPE(param) != kind or <size_t>cnp.PyArray_SIZE(grad) != self.tensors[i].n
+                    or (staged and not cnp.PyArray_SAMESHAPE(grad, <cnp.ndarray>self.views[i])
+                        and (self.strided[i] or not cnp.PyArray_IS_C_CONTIGUOUS(grad)))):
+                raise ValueError(f"{self.param_name(i)} has become {param.dtype} of shape {(<object>param).shape} since it "
+                                 "was bound")
+            data = cnp.PyArray_DATA(grad)
+            # One that lies where the last one lay, and as that did, was checked at an earlier step.
+            if staged or self.tensors[i].layout != NULL or data != self.tensors[i].g:
+                other = -1
+                if staged or not self.lies_apart(<const char *>data, cnp.PyArray_NBYTES(grad)):
+                    other = find_overlap(span_of(grad, 0), self.spans, self.span_count, self.spans_disjoint)
+                if other >= 0:
+                    raise ValueError(f"{self.grad_name(i)} shares memory with {self.param_name(self.spans[other].owner)} "
+                                     "or its state; a gradient needs its own")
+                self.grads_disjoint = False
+                self.tensors[i].g = data
+                self.tensors[i].layout = NULL
+            if staged:
+                if not ours:
+                    grad = view_of(grad)
+                self.lay_out(i, grad)
+            self.grads[i] = grad
+        return 0
+
+    cdef bint lies_apart(self, const char *start, size_t size) noexcept:
+        """Whether so many bytes are known to touch nothing that a step writes: the short way to `find_overlap`."""
+        cdef size_t low = 0, high = self.span_count, middle
+        if not self.spans_disjoint:
+            return False
+        while low < high:
+            middle = (low + high) // 2
+            if self.spans[middle].end <= start:
+                low = middle + 1
+            else:
+                high = middle
+        return low == self.span_count or self.spans[low].start >= start + size
+
+    cdef void lay_out(self, size_t i, cnp.ndarray grad) noexcept:
+        """Describes to the core a tensor that is not stored as it is computed."""
+        cdef fastopt_layout *layout = &self.layouts[i]
+        cdef cnp.ndarray view = self.views[i]
+        layout.ndim, layout.shape = cnp.PyArray_NDIM(view), <const Py_ssize_t *>cnp.PyArray_DIMS(view)
+        layout.g_type, layout.g_strides = type_of(grad), strides_of(grad)
+        if layout.g_strides == NULL and not self.strided[i]:
+            layout.ndim = 0
+        self.tensors[i].layout = layout
+
+    cdef release(self):
+        """Lets go of the gradients of a step, so that their memory is the caller's again."""
+        cdef size_t i
+        for i in range(self.tensor_count):
+            self.grads[i] = None
+
+    cdef check_disjoint(self):
+        """ValueError if two of the gradients in `grads` share memory."""
+        cdef size_t i, count = 0
+        for i in range(self.tensor_count):
+            if self.tensors[i].n:
+                self.grad_spans[count] = span_of(self.grads[i], i)
+                count += 1
+        sort_apart(self.grad_spans, count, self._grad_names, "gradient that is to be zeroed")
+        self.grads_disjoint = True
+
+    def bind(self, grads):
+        """Fix the gradient arrays, so that `step()` needs no argument and looks at no tensor in Python.
+
+        Parameters
+        ----------
+        grads : array, sequence of arrays, mapping of arrays, sequence of groups, or None
+            As in `step`; from then on the gradients are written into these arrays before each step. None lets go of them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient will not do; the message names it, and what was bound before stays bound.
+        RuntimeError
+            If another thread is in `step` of this optimizer.
+
+        Notes
+        -----
+        The arrays are kept and cannot be resized while they are bound. A tensor of another library takes part with the
+        memory that it has now: do not let it be moved elsewhere (`tensor.data = ...`, `set_to_none=True`).
+        `step(grads)` with other gradients is still possible. Copies and pickles of the optimizer are not bound.
+
+        Examples
+        --------
+        >>> w, grad = np.array([1.0, -2.0]), np.empty(2)
+        >>> opt = fastopt.SGD(w, lr=0.1)
+        >>> opt.bind(grad)
+        >>> for _ in range(3):
+        ...     grad[:] = 2 * w
+        ...     opt.step()
+        >>> w
+        array([ 0.512, -1.024])
+        """
+        cdef list leaves = None if grads is None else self.leaves(grads)
+        cdef list exports
+        if self.busy:
+            self.refuse()
+        self.busy = True
+        try:
+            if leaves is None:
+                self.bound = self.bound_exports = None
+                return
+            self.use_grads(leaves, False, False)
+            exports, unzeroable = list(map(_exported, self.grads)), None
+            try:
+                for name, array in zip(self._grad_names(), self.grads):
+                    as_array(name, array, True, True)
+                self.check_disjoint()
+            except ValueError as error:
+                unzeroable = str(error)
+            leaves = list(self.grads)
+            self.bound, self.bound_exports, self.unzeroable, self.at_bound = leaves, exports, unzeroable, True
+        finally:
+            self.release()
+            self.busy = False
+
+    # ---- The step. ----
+
+    def step(self, grads=None, *, lr=None, grad_scale=1.0, max_norm=None, zero_grad=False, skip_nonfinite=False):
+        """Update every parameter in place from its gradient.
+
+        Parameters
+        ----------
+        grads : array, sequence of arrays, mapping of arrays, or sequence of groups
+            The gradients in the structure of `params`, each with the shape of its parameter: float16, bfloat16
+            (`ml_dtypes`), float32 or float64, of any strides. One of another dtype than its parameter is converted as
+            it is read, as `np.asarray(grad, param.dtype)` would; nothing is copied. Objects with the buffer protocol
+            or DLPack (CPU tensors) will do in place of arrays, and a number for a parameter without dimensions. A
+            group's entry is `{"params": gradients}`. May be left out after `bind`.
+        lr : float, optional
+            The learning rate of all groups in this step alone; what `opt.lr` says stays.
+        grad_scale : float
+            Every gradient is multiplied by it, in float64 and rounded once to its parameter's dtype: to undo a loss
+            scale, or to average over accumulated batches. Finite.
+        max_norm : float, optional
+            Clip: scale all gradients so that their global norm, after `grad_scale`, is at most this, >= 0. The
+            factor is that of `fastopt.clip_grad_norm`, which has the equation; the gradients themselves stay as they
+            are.
+        zero_grad : bool
+            Leave the gradients at zero after the step. They must be writable and share no memory.
+        skip_nonfinite : bool
+            Write nothing and count no step if a gradient is NaN or infinite: if the norm that is returned is.
+
+        Returns
+        -------
+        float or None
+            With `max_norm` or `skip_nonfinite` the global norm of the gradients after `grad_scale` and before
+            clipping; otherwise None.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient or an argument will not do; the message names it, and no parameter has been touched.
+        RuntimeError
+            If another thread is in `step` of this optimizer; nothing was written.
+
+        Notes
+        -----
+        Each extra costs no more than the pass over memory that it needs (one that reads the gradients for the norm),
+        and gives the bits of doing it separately: `step(grads, max_norm=c)` those of `clip_grad_norm(grads, c)` and
+        `step(grads)` where the gradients have their parameters' dtype, `step(grads, grad_scale=s)` those of multiplying
+        the gradients by `s` before. Where both are given, the gradients are multiplied once, by the product of the two
+        factors. A norm beyond the largest float64 counts as infinite.
+
+        Examples
+        --------
+        >>> w = np.array([1.0, -2.0])
+        >>> opt = fastopt.SGD(w, lr=1.0)
+        >>> opt.step(np.array([3.0, 4.0]), max_norm=0.5)
+        5.0
+        >>> w.round(6)
+        array([ 0.7, -2.4])
+        >>> opt.step(np.array([np.inf, 4.0]), skip_nonfinite=True)
+        inf
+        >>> w.round(6)
+        array([ 0.7, -2.4])
+        """
+        cdef list leaves = None
+        cdef unsigned extras = 0
+        cdef double scale = 1.0, bound = 0.0, rate = 0.0
+        cdef int error
+        cdef Py_ssize_t column = -1
+        cdef size_t c, i
+        if grads is not None:
+            leaves = self.leaves(grads)
+        if grad_scale is not 1.0:
+            scale = number("grad_scale", grad_scale)
+            if not -DBL_MAX <= scale <= DBL_MAX:
+                raise ValueError(f"grad_scale must be a finite number, got {shown(grad_scale)}")
+        if lr is not None:
+            column, rate = self.rule.columns["lr"], number("lr", lr)
+        if max_norm is not None:
+            bound = norm_bound(max_norm)
+            extras |= FASTOPT_CLIP_NORM
+        if zero_grad:
+            extras |= FASTOPT_ZERO_GRAD
+        if skip_nonfinite:
+            extras |= FASTOPT_SKIP_NONFINITE
+        if self.busy:
+            self.refuse()
+        # From here on no code of the arguments runs but that of gradients, and nobody binds others.
+        if leaves is None and self.bound is None:
+            raise TypeError("grads is None, and no gradients are bound; give them, or bind() them once")
+        self.busy = True
+        try:
+            for i in range(self.tensor_count):
+                if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>self.arrays[i]):
+                    raise ValueError(f"{self.param_name(i)} is no longer writable; a parameter must stay writable while "
+                                     "it is bound")
+            if leaves is not None:
+                self.use_grads(leaves, extras & FASTOPT_ZERO_GRAD, not extras & FASTOPT_ZERO_GRAD)
+                if extras & FASTOPT_ZERO_GRAD and not self.grads_disjoint:
+                    self.check_disjoint()
+            else:
+                if not self.at_bound:
+                    self.use_grads(self.bound, False, False, True)
+                    self.at_bound = True
+                if extras & FASTOPT_ZERO_GRAD and self.unzeroable is not None:
+                    raise ValueError(self.unzeroable)
+            self.model.grad_scale, self.model.max_norm, self.model.extras = scale, bound, extras
+            if self.counts:
+                for c in range(self.model.count):
+                    self.model.groups[c].hyper[0] = self.steps[c] + 1
+            if column >= 0:
+                for c in range(self.model.count):
+                    self.own_rates[c], self.model.groups[c].hyper[column] = self.model.groups[c].hyper[column], rate
+            if self.elements <= KEEP_GIL:
+                error = capi.step(&self.model)
+            else:
+                with nogil:
+                    error = capi.step(&self.model)
+            if column >= 0:
+                for c in range(self.model.count):
+                    self.model.groups[c].hyper[column] = self.own_rates[c]
+            if error < 0:
+                self.rule.fail(&self.model.error)
+            if error != FASTOPT_SKIPPED:
+                for c in range(self.model.count):
+                    self.steps[c] += 1
+            if extras & (FASTOPT_CLIP_NORM | FASTOPT_SKIP_NONFINITE):
+                return self.model.norm
+        finally:
+            if leaves is not None:
+                self.release()
+            self.busy = False

@@ -1,0 +1,359 @@
+"""What all optimizers share. The arithmetic is in csrc/; buffers, groups and the step are in the compiled base."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from fastopt import _checkpoint
+from fastopt._engine import Engine
+from fastopt._rules import RULES
+from fastopt._structure import Model, same_keys, shown
+from fastopt.optimizers import _state_dict
+from fastopt.optimizers._hyper import Hyper, ParamGroup, Switch, counted
+
+__all__ = ["Optimizer"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Optimizer(Engine):
+    """What all optimizers share: parameters bound once, `step`, hyperparameters, state, checkpoints.
+
+    A subclass names its rule in the C core's table and lists its hyperparameters as attributes; that part of it is
+    generated from the table.
+
+    Parameters
+    ----------
+    params : array, sequence of arrays, mapping of arrays, or sequence of groups
+        The arrays to update in place: float32 or float64, of any shape and strides, writable, sharing no
+        memory. A group is a mapping with `"params"` (one array, a sequence or a mapping) and any
+        hyperparameters of its own.
+    threads : int, optional
+        How many threads a step may use; None: `fastopt.get_num_threads()`. Can be changed later (`opt.threads`).
+    hyper
+        The hyperparameters of the groups that do not bring their own.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array or a hyperparameter will not do; the message names it.
+
+    Notes
+    -----
+    The state buffers of a model are one piece of memory, each on a cache line of its own, in large pages where the
+    system has them; `state` shows them as arrays.
+    """
+
+    rule: ClassVar[str]
+    #: What a state buffer starts with, if not with zeros: a number, or the hyperparameter that says it.
+    _start: ClassVar[Mapping[str, float | str]] = {}
+    #: The slot of the state buffer whose first step is unlike the others, because it holds nothing before.
+    _special: ClassVar[int | None] = None
+    #: Hyperparameters that act when the optimizer is made and cannot be changed later.
+    _fixed: ClassVar[tuple[str, ...]] = ()
+    #: Those that a state_dict must share with the optimizer that loads it.
+    _shared: ClassVar[tuple[str, ...]] = ()
+    #: Those that torch.optim's namesake does not have.
+    _torch_lacks: ClassVar[tuple[str, ...]] = ()
+
+    maximize = Switch()
+
+    def __init__(self, params: Any, *, threads: int | None = None, **hyper: Any) -> None:
+        model = Model(params, self._hypers())
+        self._bind_model(model)
+        self.threads = threads
+        own = zip(self.param_groups, model.own_hypers, strict=True)
+        self._set([(group, hyper | of_group) for group, of_group in own], anew=True)
+
+    if not TYPE_CHECKING:  # a type checker knows the attributes, and finds the unknown ones by itself
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if self._set_number(name, value):
+                return
+            if not name.startswith("_") and name not in self._hypers() and name != "threads":
+                if hasattr(type(self), name):
+                    raise AttributeError(f"{name!r} of an optimizer cannot be replaced; change what it holds")
+                raise AttributeError(
+                    f"{name!r} is no hyperparameter of {type(self).__name__}, which has {', '.join(self._hypers())}"
+                )
+            super().__setattr__(name, value)
+
+    def _bind_model(self, model: Model) -> None:
+        """Binds the parameters; their state buffers are made when the hyperparameters are set."""
+        self._bind([structure.leaves for structure in model.groups], model)
+        self._model = model
+        self._param_groups = tuple(ParamGroup(self, index) for index in range(len(model.groups)))
+
+    @property
+    def param_groups(self) -> tuple[ParamGroup, ...]:
+        """The groups of parameters, each a mapping of hyperparameters and `"params"`."""
+        return self._param_groups
+
+    # ---- Hyperparameters. ----
+
+    @classmethod
+    @functools.cache
+    def _hypers(cls) -> dict[str, Hyper[Any]]:
+        """The hyperparameters by name, those of this class before `maximize`."""
+        classes = [owner for owner in cls.__mro__ if issubclass(owner, Optimizer)]
+        return {name: each for owner in classes for name, each in vars(owner).items() if isinstance(each, Hyper)}
+
+    def _set(self, changes: Sequence[tuple[ParamGroup, Mapping[str, Any]]], anew: bool = False) -> None:
+        """Checks and sets hyperparameters in some groups: all of them, or none and an error."""
+        with self._exclusive(nested=True):  # what one thread sets and what another sets must not be mixed
+            self._change(changes, anew)
+
+    def _change(self, changes: Sequence[tuple[ParamGroup, Mapping[str, Any]]], anew: bool) -> None:
+        checked = [(group._index, self._checked(group, change, anew)) for group, change in changes]
+        plan = self._plan()  # only now: a value's own `__float__` may run code that changes the optimizer
+        for index, values in checked:
+            plan.set_group(index, values, self._starts(values), anew)
+        self._adopt(plan)
+
+    def _checked(self, group: ParamGroup, change: Mapping[str, Any], anew: bool) -> dict[str, Any]:
+        """All hyperparameters of a group after a change. With `anew` the change has all of them."""
+        values, hypers = {} if anew else group._values, self._hypers()
+        for key, value in change.items():
+            if key not in hypers:
+                raise KeyError(
+                    f"{shown(key)} is no hyperparameter of {type(self).__name__}, which has {', '.join(hypers)}"
+                )
+            if key in self._fixed and not anew:
+                raise ValueError(f"{key} acts when the optimizer is made; it cannot be changed later")
+            values[key] = hypers[key].normal(value)
+        return values
+
+    def _starts(self, values: Mapping[str, Any]) -> list[float] | None:
+        """What the elements of each state buffer start with; None if that is 0 for all."""
+        if not self._start:
+            return None
+        starts = [self._start.get(name, 0.0) for name in RULES[self.rule].states]
+        return [values[start] if isinstance(start, str) else start for start in starts]
+
+    # ---- State. ----
+
+    @property
+    def state(self) -> dict[Any, dict[str, Any]]:
+        """The state of each parameter: `{"step": steps taken, buffer name: array, ...}`.
+
+        Keyed by the mapping's keys if the optimizer was made for one mapping, else by position. The arrays share the
+        memory of the live buffers, so reading them is free and writing to them changes the optimizer.
+        """
+        keys = self._model.groups[0].keys
+        if keys is None or self._model.grouped:
+            keys = list(range(len(self.params)))
+        return dict(zip(keys, self._state(False), strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of the state and the hyperparameters, in torch.optim's layout and names.
+
+        Returns
+        -------
+        dict
+            `{"state": {0: {"step": int, "exp_avg": array, ...}, ...}, "param_groups": [{"lr": ...,
+            "params": [0, ...]}, ...]}`: arrays of the parameters' shapes and dtypes, numbers, bools and tuples.
+
+        Raises
+        ------
+        RuntimeError
+            If another thread is in `step` of this optimizer: a copy would have the state of no step.
+
+        Notes
+        -----
+        The namesake in torch.optim loads it once every array is a tensor (`torch.from_numpy`); `load_state_dict` takes
+        torch's as it is.
+
+        Examples
+        --------
+        >>> opt = fastopt.Adam([np.ones(2)])
+        >>> opt.step([np.ones(2)])
+        >>> sorted(opt.state_dict()["state"][0])
+        ['exp_avg', 'exp_avg_sq', 'step']
+        """
+        with self._exclusive():
+            return {"state": dict(enumerate(self._state(True))), "param_groups": self._saved_groups()}
+
+    def _saved_groups(self) -> list[dict[str, Any]]:
+        groups = []
+        for group, structure in zip(self.param_groups, self._model.groups, strict=True):
+            saved = {**group._values, "params": list(group._tensors)}
+            if structure.keys is not None:
+                saved["param_names"] = list(structure.keys)
+            groups.append(saved)
+        return groups
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict()`, one of this class or of its namesake in torch.optim.
+
+        Everything is checked before anything is replaced; arrays (or CPU tensors) are copied into the optimizer's own
+        buffers. Parameters without an entry in `state` begin again without state, as in torch.optim. Of torch's
+        settings, those that say how to compute (`foreach`, `fused`, `capturable`, `differentiable`) are passed over.
+
+        Parameters
+        ----------
+        state_dict : dict
+            As `state_dict()` returns it, for the same number of groups, parameters and shapes.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If something is missing, unknown or does not fit; the message names it.
+        RuntimeError
+            If another thread is in `step` of this optimizer; nothing was replaced.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict must be a mapping, got {type(state_dict).__name__}")
+        same_keys("state_dict", state_dict, ["state", "param_groups"])
+        self._load(_state_dict.read(self, state_dict["param_groups"], state_dict["state"]), [])
+
+    def _load(self, saved: _state_dict.Saved, params: Sequence[Array]) -> None:
+        """Takes over a state that was read and checked, and parameters if there are any."""
+        with self._exclusive():
+            self._adopt(self._loading(saved, params))
+
+    def _loading(self, saved: _state_dict.Saved, params: Sequence[Array]) -> Any:
+        # An array may be one of the optimizer's own buffers, as `state` shows them: read before any of them is written.
+        own = {id(buffer.base): buffer.base for buffers in self._buffers() for buffer in buffers if buffer is not None}
+        plan = self._plan()
+        for index, values in enumerate(saved.values):
+            plan.set_group(index, values, self._starts(values), True)
+        for i, (steps, arrays) in enumerate(zip(saved.steps, saved.arrays, strict=True)):
+            for slot, array in enumerate(arrays):
+                if array is not None and any(np.may_share_memory(array, memory) for memory in own.values()):
+                    arrays[slot] = array.copy()
+            plan.load_state(i, steps, arrays)
+        for i, array in enumerate(params):
+            plan.load_param(i, array)
+        return plan
+
+    # ---- Checkpoints. ----
+
+    def save(self, path: str | os.PathLike[str], *, params: bool = False) -> None:
+        """Write a checkpoint: state, step numbers and hyperparameters, for `load`.
+
+        It is written to a temporary file in the same folder, synced to the disk and renamed: whatever happens at
+        whatever moment, `path` is the old file or the new one, whole. (A process that is killed may leave a file
+        `.NAME.*.tmp` behind, which can be deleted.)
+
+        Parameters
+        ----------
+        path : str or path-like
+            Of the file, which is replaced if it is there. A name that ends in `.npz` suits it.
+        params : bool
+            Save the parameters too.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; an old one is as it was.
+        RuntimeError
+            If another thread is in `step` of this optimizer, and inside NAG's `lookahead()` block.
+
+        Notes
+        -----
+        The format is NumPy's .npz: NumPy alone writes and reads it, many other tools read it, and nothing in it is
+        executed. `numpy.load(path)` shows arrays `state/0/exp_avg`, `params/0` and so on, by the position of the
+        parameter, and the rest as JSON under `fastopt.json`. The archive's comment holds the SHA-256 digest of what
+        comes before, so that no damage goes unnoticed. Bits are kept: training goes on as if it had never stopped. The
+        keys of a mapping are kept, and compared when it is loaded, if all of a group's are whole numbers or strings of
+        at most 1000 characters.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> w, grad = np.array([1.0, -2.0]), np.array([0.5, 0.5])
+        >>> opt = fastopt.Adam(w)
+        >>> opt.step(grad)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "checkpoint.npz")
+        ...     opt.save(path, params=True)
+        ...     other = fastopt.Adam(np.zeros(2), lr=0.1)
+        ...     other.load(path, params=True)
+        >>> other.lr, other.state[0]["step"]
+        (0.001, 1)
+        >>> other.params[0]
+        array([ 0.999, -2.001])
+        """
+        with self._exclusive():
+            self._write(path, params)
+
+    def _write(self, path: str | os.PathLike[str], params: bool) -> None:
+        states = self._state(False)
+        steps = [state.pop("step") for state in states]
+        arrays = {f"state/{i}/{name}": array for i, state in enumerate(states) for name, array in state.items()}
+        if params:
+            arrays.update((f"params/{i}", array) for i, array in enumerate(self.params))
+        groups = self._saved_groups()
+        for group in groups:
+            if not all(_checkpoint.is_kept(key) for key in group.get("param_names", ())):
+                del group["param_names"]
+        _checkpoint.write(path, {"rule": self.rule, "steps": steps, "param_groups": groups}, arrays)
+
+    def load(self, path: str | os.PathLike[str], *, params: bool = False) -> None:
+        """Continue from a checkpoint that `save` wrote for an optimizer of this class with parameters of these shapes.
+
+        Everything is read and checked before anything is replaced.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Of the file.
+        params : bool
+            Restore the parameters too, in place. The file must have been saved with them.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        ValueError
+            If it is damaged, cut short, no checkpoint at all, or one that does not fit this optimizer; the message
+            names the file and what is wrong with it. Nothing was replaced, and whatever the file says, no more memory
+            was used than a checkpoint of this optimizer needs.
+        RuntimeError
+            If another thread is in `step` of this optimizer; nothing was replaced.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile(suffix=".npz") as file:
+        ...     fastopt.SGD(np.ones(2), lr=0.5).save(file.name)
+        ...     opt = fastopt.SGD(np.ones(2))
+        ...     opt.load(file.name)
+        >>> opt.lr
+        0.5
+        """
+        header, states, arrays = _checkpoint.read(path, self.rule, RULES[self.rule].states, self.params, params)
+        state = {i: {"step": header["steps"][i], **buffers} for i, buffers in enumerate(states)}
+        try:
+            self._load(_state_dict.read(self, header["param_groups"], state), arrays)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{os.fspath(path)} cannot be loaded: {error}") from error
+
+    # ---- Copies. ----
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Put together from what was bound: the caller's own lists and mappings may hold other arrays by now.
+        return {"params": self._model.whole(), "threads": self.threads, "state_dict": self.state_dict()}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        self._bind_model(Model(saved["params"], self._hypers()))
+        self.threads = saved["threads"]
+        groups = saved["state_dict"]["param_groups"]
+        changes = [{key: group[key] for key in self._hypers()} for group in groups]
+        self._set(list(zip(self.param_groups, changes, strict=True)), anew=True)
+        self.load_state_dict(saved["state_dict"])
+
+    def __repr__(self) -> str:
+        sizes = [array.size for array in self.params]
+        dtypes = " and ".join(sorted({str(array.dtype) for array in self.params}))
+        tensors = f"{counted(len(sizes), 'parameter')}, {counted(sum(sizes), 'element')}, {dtypes}"
+        lines = [", ".join(f"{key}={value!r}" for key, value in group._values.items()) for group in self.param_groups]
+        if len(lines) == 1:
+            return f"{type(self).__name__}({lines[0]})  # {tensors}"
+        groups = "".join(f"\n  group {index}: {line}" for index, line in enumerate(lines))
+        return f"{type(self).__name__}(  # {tensors}{groups}\n)"
