@@ -9,8 +9,8 @@ WORKERS ?= 2
 FUZZ_EXAMPLES ?= 1000
 AMALGAMATION ?= build/amalgamation
 AUDIT ?=
-NEHALEM := $(patsubst %,tests/face/test_%.py,parity extras textbook optimizers bind minibatches isa) tests/face/boundary \
-	tests/package/test_signatures.py
+NEHALEM := $(patsubst %,tests/face/test_%.py,parity extras textbook optimizers state_dict copies lookahead bind) \
+	tests/face/test_minibatches.py tests/face/test_isa.py tests/face/boundary tests/package/test_signatures.py
 
 SOURCES := setup.py pyproject.toml $(shell find csrc fastopt -name '*.[chd]*' -o -name '*.p*x*' -o -name '*.pxd')
 
