@@ -113,7 +113,7 @@ class Optimizer(Engine):
         self._adopt(plan)
 
     def _checked(self, group: ParamGroup, change: Mapping[str, Any], whole: bool) -> dict[str, Any]:
-        """All hyperparameters of a group after a change. With `whole` the change has all of them: the optimizer is made."""
+        """All hyperparameters of a group after a change, or with `whole` those of the change alone."""
         values, hypers = {} if whole else group._values, self._hypers()
         for key, value in change.items():
             if key not in hypers:

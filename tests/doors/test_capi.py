@@ -3,10 +3,11 @@
 import ctypes
 import re
 import sys
+import sysconfig
 
 import numpy as np
 import pytest
-from commands import ROOT, run_well
+from commands import ROOT, compiler, run_well
 from common import DTYPES, ISAS, VARIANTS, assert_same_bits, by_table, random_tensor
 
 import fastopt
@@ -114,6 +115,30 @@ def sizes():
     return {name: int(size) for name, size in re.findall(r"^fastopt_(\w+): (\d+)$", record, re.MULTILINE)}
 
 
+CALLER = """
+#include <Python.h>
+#include "fastopt_capi.h"
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "caller", NULL, -1, NULL, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit_caller(void)
+{
+    return fastopt_import() ? PyModule_Create(&module) : NULL;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def caller(tmp_path_factory):
+    """The folder of an extension module that looks for the core when it is imported."""
+    folder = tmp_path_factory.mktemp("caller")
+    (folder / "caller.c").write_text(CALLER, encoding="utf-8")
+    includes = ["-I", sysconfig.get_path("include"), "-I", ROOT / "csrc"]
+    target = f"caller{sysconfig.get_config_var('EXT_SUFFIX')}"
+    run_well(compiler("cc"), "-shared", "-fPIC", *includes, "caller.c", "-o", target, cwd=folder)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("version", "size", "message"),
     [
@@ -124,8 +149,8 @@ def sizes():
     ],
     ids=["another kind of table", "other structures", "a shorter table", "no table"],
 )
-def test_a_core_that_does_not_fit_is_an_error_when_imported(version, size, message):
-    """As after an upgrade by halves, when the modules that are compiled are of two versions."""
+def test_a_core_that_does_not_fit_is_an_error_when_imported(caller, version, size, message):
+    """As after an upgrade of fastopt alone, when a module that was compiled for the version before is imported."""
     code = f"""
 import ctypes, sys, types
 new = ctypes.pythonapi.PyCapsule_New
@@ -134,14 +159,18 @@ class Table(ctypes.Structure):
     _fields_ = [("version", ctypes.c_int), ("size", ctypes.c_size_t), ("sizes", ctypes.c_size_t * 100)]
 capi, table = types.ModuleType("fastopt.capi"), Table({version}, {size}) if {version} else None
 capi._C_API = new(ctypes.addressof(table), b"fastopt.capi._C_API", None) if table else object()
-capi.capi_address = None
-sys.modules["fastopt.capi"] = capi
+sys.modules |= {{"fastopt": types.ModuleType("fastopt"), "fastopt.capi": capi}}
+sys.path.insert(0, {str(caller)!r})
 try:
-    import fastopt
+    import caller
 except (ImportError, ValueError) as error:
     print(type(error).__name__, error)
 """
     assert re.search(message, run_well(sys.executable, "-c", code))
+
+
+def test_a_core_that_fits_is_taken(caller):
+    run_well(sys.executable, "-c", f"import sys; sys.path.insert(0, {str(caller)!r}); import fastopt, caller")
 
 
 def test_all_doors_lead_to_one_core():

@@ -19,7 +19,6 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
 import fastopt
 from fastopt import kernels, reference
-from fastopt._engine import Engine
 from fastopt._rules import RULES
 from fastopt.optimizers._hyper import Hyper
 
@@ -256,13 +255,12 @@ def test_the_links_inside_a_page_lead_to_its_headings():
 
 
 def test_the_map_of_the_source_is_true():
-    """Each line of the map names what there is: folders at the margin, their files indented."""
+    """Each line of the map names what there is: folders at the margin, their files and folders indented."""
     tree = re.search(r"^```\n(csrc/ .*?)^```$", text_of("CONTRIBUTING.md"), re.MULTILINE | re.DOTALL)[1]
-    folder = None
+    folders = {0: ROOT}
     for line in tree.splitlines():
-        names = re.split(r"  +", line.strip())
-        if not line.startswith(" "):
-            folder = ROOT / names[0]
-            assert all((ROOT / name).is_dir() for name in names if name.endswith("/")), line
-        else:
-            assert list(folder.glob(names[0].rstrip("/"))), line
+        names, depth = re.split(r"  +", line.strip()), len(line) - len(line.lstrip())
+        assert list(folders[depth].glob(names[0].rstrip("/"))), line
+        if names[0].endswith("/"):
+            folders[depth + 2] = folders[depth] / names[0]
+            assert all((folders[depth] / name).is_dir() for name in names if name.endswith("/")), line
