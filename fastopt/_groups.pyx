@@ -4,6 +4,7 @@
 cimport cython
 cimport numpy as cnp
 from cpython.mem cimport PyMem_Free
+from cpython.object cimport PyObject_GenericSetAttr
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.string cimport memcpy, memset
 
@@ -12,6 +13,8 @@ from fastopt._boundary cimport as_array, same_kind, thread_count, type_of
 from fastopt._buffers cimport Buffers
 from fastopt._memory cimport copy_elements, view_of, zeroed
 from fastopt.structs cimport FASTOPT_F32, FASTOPT_MAXIMIZE, fastopt_group, fastopt_model, fastopt_tensor
+
+import weakref
 
 import numpy as np
 
@@ -152,9 +155,12 @@ cdef class Groups(Buffers):
         model.workspace, model.workspace_size = somewhere, sizeof(somewhere)
         return capi.check(model)
 
-    def _set_number(self, name, value):
-        """Sets a number in all groups, if nothing else changes with it and it may be set; otherwise False."""
-        return self.set_number(0, self.group_count, name, value)
+    def __setattr__(self, str name not None, value):
+        if self.set_number(0, self.group_count, name, value):  # the short way of `opt.lr = x`
+            return
+        if name[0] != "_":
+            self._refuse_unknown(name)
+        PyObject_GenericSetAttr(self, name, value)
 
     # ---- Step numbers and state. ----
 
@@ -390,27 +396,41 @@ cdef class Plan:
 
 @cython.auto_pickle(False)
 cdef class Group:
-    """One group's hyperparameters, by their names. A subclass sets in `_set` what is more than one number."""
+    """One group's hyperparameters, by their names. A subclass sets in `_set` what is more than one number.
 
-    cdef readonly Groups _optimizer
+    The optimizer has its groups, and they do not keep it alive: its memory is free as soon as nobody uses it any more.
+    """
+
+    cdef object reference
     cdef readonly size_t _index
 
-    def __init__(self, Groups optimizer, size_t index):
-        self._optimizer, self._index = optimizer, index
+    def __init__(self, Groups optimizer not None, size_t index):
+        self.reference, self._index = weakref.ref(optimizer), index
+
+    cdef Groups groups(self):
+        groups = self.reference()
+        if groups is None:
+            raise ReferenceError("the optimizer of this group no longer exists; keep it for as long as its groups are used")
+        return groups
+
+    @property
+    def _optimizer(self):
+        return self.groups()
 
     @property
     def _tensors(self):
         """The indices of the group's tensors."""
-        return range(self._optimizer.first_tensor[self._index], self._optimizer.first_tensor[self._index + 1])
+        cdef Groups groups = self.groups()
+        return range(groups.first_tensor[self._index], groups.first_tensor[self._index + 1])
 
     def __getitem__(self, key):
-        cdef Groups groups = self._optimizer
+        cdef Groups groups = self.groups()
         if key == "params":
             return groups.arrays[groups.first_tensor[self._index]:groups.first_tensor[self._index + 1]]
         return groups.hyper(self._index, key)
 
     def __setitem__(self, key, value):
-        if not self._optimizer.set_number(self._index, self._index + 1, key, value):
+        if not self.groups().set_number(self._index, self._index + 1, key, value):
             self._set(key, value)
 
     def __delitem__(self, key):

@@ -196,8 +196,7 @@ cdef void copy_elements(cnp.ndarray target, cnp.ndarray source) noexcept:
 
 cdef enum:
     LINE = 64
-    PAGE = 1 << 21    # bytes of the larger page of x86-64 and of arm64 with 4 KiB pages
-    MAPPED = 1 << 16  # bytes from which on memory comes as pages, which are zero and cost nothing until written
+    PAGE = 1 << 21  # bytes of the larger page of x86-64 and of arm64 with 4 KiB pages
 
 PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
 
@@ -236,16 +235,15 @@ cdef cnp.ndarray ordered(cnp.ndarray memory, cnp.ndarray like):
 cdef cnp.ndarray zeroed_bytes(Py_ssize_t size):
     """Zeroed bytes, from a cache line on; large ones from a large page on, in large pages where the system has them."""
     cdef cnp.ndarray memory
-    cdef Py_ssize_t first, unit = LINE
-    if size < MAPPED:
+    cdef Py_ssize_t first
+    if size < PAGE:
         memory = np.zeros(size + LINE, np.uint8)
-    elif size < PAGE:
-        memory = np.frombuffer(mmap.mmap(-1, size, **PRIVATE), np.uint8)
-    else:
-        mapped = mmap.mmap(-1, size + PAGE, **PRIVATE)
-        memory, unit = np.frombuffer(mapped, np.uint8), PAGE
-    first = -<uintptr_t>cnp.PyArray_DATA(memory) % unit
-    if unit == PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        first = -<uintptr_t>cnp.PyArray_DATA(memory) % LINE
+        return memory[first:first + size]
+    mapped = mmap.mmap(-1, size + PAGE, **PRIVATE)
+    memory = np.frombuffer(mapped, np.uint8)
+    first = -<uintptr_t>cnp.PyArray_DATA(memory) % PAGE
+    if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without them
             mapped.madvise(mmap.MADV_HUGEPAGE, first, size // PAGE * PAGE)  # whole ones: the rest stays small
     return memory[first:first + size]

@@ -32,6 +32,11 @@ def is_array(obj: Any) -> bool:
     return True
 
 
+def all_arrays(values: Any) -> bool:
+    """Whether this is a list or tuple of NumPy arrays and nothing else."""
+    return type(values) in (list, tuple) and set(map(type, values)) == {np.ndarray}
+
+
 def listed(values: Iterable[Any]) -> list[Any]:
     """The items up to the first that is neither array nor mapping: it is an error, and there may be no end of them."""
     items = []
@@ -48,9 +53,8 @@ class Structure:
     def __init__(self, name: str, params: Any) -> None:
         self.keys: list[Any] | None = None
         self.alone = False
-        if type(params) is list:
-            plain = all(type(item) is np.ndarray for item in params)
-            self.leaves = list(params) if plain else listed(params)
+        if all_arrays(params):  # by far the most frequent, and spared the questions
+            self.leaves = list(params)
         elif is_array(params) or isinstance(params, str) or not isinstance(params, Iterable):
             self.alone, self.leaves = True, [params]  # if it is no array, binding it says so
         elif isinstance(params, Mapping):
@@ -97,7 +101,8 @@ class Model:
 
     def __init__(self, params: Any, hypers: Collection[str]) -> None:
         given, self.grouped = [params], False
-        if not is_array(params) and not isinstance(params, (Mapping, str)) and isinstance(params, Iterable):
+        alone = not all_arrays(params) and (is_array(params) or isinstance(params, (Mapping, str)))
+        if not alone and isinstance(params, Iterable):
             items = listed(params)
             self.grouped = any(type(item) is not np.ndarray and isinstance(item, Mapping) for item in items)
             given = items if self.grouped else [items]

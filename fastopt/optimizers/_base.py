@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -67,18 +67,15 @@ class Optimizer(Engine):
         own = zip(self.param_groups, model.own_hypers, strict=True)
         self._set([(group, hyper | of_group) for group, of_group in own], whole=True)
 
-    if not TYPE_CHECKING:  # a type checker knows the attributes, and finds the unknown ones by itself
-
-        def __setattr__(self, name: str, value: Any) -> None:
-            if self._set_number(name, value):
-                return
-            if not name.startswith("_") and name not in self._hypers() and name != "threads":
-                if hasattr(type(self), name):
-                    raise AttributeError(f"{name!r} of an optimizer cannot be replaced; change what it holds")
-                raise AttributeError(
-                    f"{name!r} is no hyperparameter of {type(self).__name__}, which has {', '.join(self._hypers())}"
-                )
-            super().__setattr__(name, value)
+    def _refuse_unknown(self, name: str) -> None:
+        """AttributeError if nothing public of this name can be set."""
+        if name in self._hypers() or name == "threads":
+            return
+        if hasattr(type(self), name):
+            raise AttributeError(f"{name!r} of an optimizer cannot be replaced; change what it holds")
+        raise AttributeError(
+            f"{name!r} is no hyperparameter of {type(self).__name__}, which has {', '.join(self._hypers())}"
+        )
 
     def _bind_model(self, model: Model) -> None:
         """Binds the parameters; their state buffers are made when the hyperparameters are set."""
