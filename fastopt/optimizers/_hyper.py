@@ -75,7 +75,8 @@ class Pair(Hyper[tuple[float, float]]):
 class ParamGroup(Group, MutableMapping[str, Any]):
     """The hyperparameters of one group of parameters, by name, checked when they are set.
 
-    `group["params"]` is the tuple of the group's arrays. Keys cannot be added or removed.
+    `group["params"]` is the tuple of the group's arrays. Keys cannot be added or removed. A group does not keep its
+    optimizer alive: it is a ReferenceError to use one whose optimizer no longer exists.
 
     Examples
     --------

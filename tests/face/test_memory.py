@@ -1,11 +1,13 @@
 """State memory: where it lies, how much of everything there is, and that a steady step allocates nothing."""
 
+import gc
 import itertools
 import os
 import re
 import subprocess
 import sys
 import sysconfig
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +179,22 @@ def test_nothing_but_the_state_is_added():
     """Parameters, gradients and state, and less than 1 MB besides."""
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     assert -1_000_000 < int(done.stdout) < 1_000_000
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_an_optimizer_that_nobody_uses_is_gone_at_once(cls):
+    """Without the collector of cycles, which may come late while state takes much memory."""
+    p = np.ones(4)
+    gc.disable()
+    try:
+        opt = cls([{"params": [p]}, {"params": [np.ones(3)], "lr": 0.5}])
+        opt.step([{"params": [np.ones(4)]}, {"params": [np.ones(3)]}])
+        opt.lr = 0.25
+        gone, group = weakref.ref(opt), opt.param_groups[0]
+        del opt
+        assert gone() is None
+    finally:
+        gc.enable()
+    for use in (lambda: group["lr"], lambda: group["params"], lambda: group.update(lr=1.0), lambda: repr(group)):
+        with pytest.raises(ReferenceError, match="the optimizer of this group no longer exists"):
+            use()
