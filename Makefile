@@ -91,7 +91,7 @@ generate: $(VENV)/.installed-test ## write what repeats the table of rules, csrc
 	$(VENV)/bin/python tools/generate.py
 
 # The checks are listed in .pre-commit-config.yaml; pre-commit needs a git repository.
-lint: $(VENV)/.installed-test ## check style, and format what is not formatted
+lint: $(VENV)/.installed-lint ## check style, and format what is not formatted
 	PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files --show-diff-on-failure
 
 clean: ## remove what was made
