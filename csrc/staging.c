@@ -7,7 +7,7 @@
  * element, so its blocks may come in the order that suits memory best (fastopt_walk_tensor); a sum needs the elements
  * in the order of their indices (fastopt_walk_blocks).
  */
-#include "staging.h"
+#include "walk.h"
 
 enum {
     MAX_BLOCK = 4096, /* elements of a block with unpacked buffers, if there is scratch memory for so many */
