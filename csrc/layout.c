@@ -2,7 +2,7 @@
  * layout.c - how the buffers of a tensor are stored: the check of the caller's fastopt_layout, and the preparation of a
  * tensor for a walk over its elements.
  */
-#include "staging.h"
+#include "walk.h"
 
 /* ---- The check of a layout. ---- */
 

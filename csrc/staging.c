@@ -7,11 +7,11 @@
  * element, so its blocks may come in the order that suits memory best (fastopt_walk_tensor); a sum needs the elements
  * in the order of their indices (fastopt_walk_blocks).
  */
-#include "staging.h"
+#include "walk.h"
 
 enum {
     MAX_BLOCK = 4096, /* elements of a block with unpacked buffers, if there is scratch memory for so many */
-    LONG_ROW = 256,   /* rows of so many elements are blocks of their own: contiguous rows need not be unpacked then */
+    LONG_ROW = 256,   /* no block crosses the end of a row of so many elements, which may then need no unpacking */
     SLICE = 128       /* elements that are computed between two prefetches for the next block */
 };
 
@@ -116,9 +116,8 @@ static int is_written(const tensor_iterator *it, int slot)
 /* ---- Prefetching. ---- */
 
 /*
- * While a block is computed, the memory that is unpacked for the next one is fetched into the cache. The loops use
- * memory as fast as it delivers; without prefetching, it would be idle during the computation and the loops during the
- * unpacking.
+ * While a block is computed, the memory that will be unpacked for the next one is fetched into the cache. Without that,
+ * memory would be idle during the computation, and the computation would wait for memory during the unpacking.
  */
 typedef struct {
     const char *memory;

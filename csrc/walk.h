@@ -1,8 +1,8 @@
 /*
- * staging.h - a tensor made ready for a walk over its elements: layout.c prepares it, staging.c walks it.
+ * walk.h - a tensor made ready for a walk over its elements: layout.c prepares it, staging.c walks it.
  */
-#ifndef FASTOPT_STAGING_H
-#define FASTOPT_STAGING_H
+#ifndef FASTOPT_WALK_H
+#define FASTOPT_WALK_H
 
 #include "internal.h"
 
@@ -52,4 +52,4 @@ static inline int must_unpack(const tensor_iterator *it, const buffer *b)
 FASTOPT_INTERNAL char *fastopt_prepare_iterator(tensor_iterator *it, const fastopt_walk *walk,
                                                 const fastopt_group *group, const fastopt_tensor *tensor, int ordered);
 
-#endif /* FASTOPT_STAGING_H */
+#endif /* FASTOPT_WALK_H */
