@@ -132,8 +132,9 @@ cdef cnp.ndarray as_array(str name, object obj, bint writable, bint gradient):
     if writable and not cnp.PyArray_ISWRITEABLE(a):
         raise ValueError(f"{name} is read-only, but is to be written")
     if not cnp.PyArray_ISALIGNED(a):
-        raise ValueError(f"{name} is not aligned to its {a.itemsize}-byte elements; its memory must begin at a multiple "
-                         f"of {a.itemsize} bytes, and its strides, {(<object>a).strides}, must be multiples of that")
+        raise ValueError(f"{name} is not aligned to its {a.itemsize}-byte elements; its memory must begin at a "
+                         f"multiple of {a.itemsize} bytes, and its strides, {(<object>a).strides}, must be multiples "
+                         "of that")
     if writable and not cnp.PyArray_IS_C_CONTIGUOUS(a) and not visits_once(a):
         raise ValueError(f"{name} has several elements in one place (shape {(<object>a).shape}, strides "
                          f"{(<object>a).strides}), but is to be written; each element needs its own")

@@ -149,7 +149,7 @@ cdef class Buffers:
             self.span_count += 1
 
     cdef sort_spans(self, bint check):
-        """Sorts the places. ValueError where two share memory; without `check` they are known not to, and nothing fails."""
+        """Sorts the places. ValueError where two share memory; without `check` they are known not to."""
         self.at_bound = False
         self.spans_disjoint = sort_apart(
             self.spans, self.span_count, self._param_names if check else None, "parameter")

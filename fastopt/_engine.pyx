@@ -88,8 +88,8 @@ cdef class Engine(Groups):
             if (cnp.PyArray_TYPE(param) != kind or <size_t>cnp.PyArray_SIZE(grad) != self.tensors[i].n
                     or (staged and not cnp.PyArray_SAMESHAPE(grad, <cnp.ndarray>self.views[i])
                         and (self.strided[i] or not cnp.PyArray_IS_C_CONTIGUOUS(grad)))):
-                raise ValueError(f"{self.param_name(i)} has become {param.dtype} of shape {(<object>param).shape} since "
-                                 "it was bound")
+                raise ValueError(f"{self.param_name(i)} has become {param.dtype} of shape {(<object>param).shape} "
+                                 "since it was bound")
             data = cnp.PyArray_DATA(grad)
             # One that lies where the last one lay, and as that did, was checked at an earlier step.
             if staged or self.tensors[i].layout != NULL or data != self.tensors[i].g:
@@ -98,7 +98,8 @@ cdef class Engine(Groups):
                     other = find_overlap(span_of(grad, 0), self.spans, self.span_count, self.spans_disjoint)
                 if other >= 0:
                     raise ValueError(f"{self.grad_name(i)} shares memory with "
-                                     f"{self.param_name(self.spans[other].owner)} or its state; a gradient needs its own")
+                                     f"{self.param_name(self.spans[other].owner)} or its state; a gradient needs its "
+                                     "own")
                 self.grads_disjoint = False
                 self.tensors[i].g = data
                 self.tensors[i].layout = NULL
@@ -165,8 +166,8 @@ cdef class Engine(Groups):
 
         Notes
         -----
-        The arrays are kept and cannot be resized while they are bound. A tensor of another library is bound by its present
-        memory: do not replace that (`tensor.data = ...`, `set_to_none=True`).
+        The arrays are kept and cannot be resized while they are bound. A tensor of another library is bound by its
+        present memory: do not replace that (`tensor.data = ...`, `set_to_none=True`).
         `step(grads)` with other gradients is still possible. Copies and pickles of the optimizer are not bound.
 
         Examples
@@ -245,10 +246,11 @@ cdef class Engine(Groups):
 
         Notes
         -----
-        Each option adds at most one pass over the gradients, and gives the bits of doing it separately: `step(grads, max_norm=c)` those of `clip_grad_norm(grads, c)` and
-        `step(grads)` where the gradients have their parameters' dtype, `step(grads, grad_scale=s)` those of multiplying
-        the gradients by `s` before. Where both are given, the gradients are multiplied once, by the product of the two
-        factors. A norm beyond the largest float64 counts as infinite.
+        Each option adds at most one pass over the gradients, and gives the bits of doing it separately:
+        `step(grads, grad_scale=s)` those of multiplying the gradients by `s` before, and, where the gradients have
+        their parameters' dtype, `step(grads, max_norm=c)` those of `clip_grad_norm(grads, c)` and `step(grads)`. Where both
+        are given, the gradients are multiplied once, by the product of the two factors. A norm beyond the largest
+        float64 counts as infinite.
 
         Examples
         --------

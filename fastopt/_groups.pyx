@@ -300,8 +300,8 @@ cdef class Plan:
     def set_group(self, size_t k, dict values not None, starts, bint whole):
         """Gives a group these hyperparameters, all of them, and the state buffers that they call for.
 
-        `starts` has for each of the rule's state buffers the number with which its elements begin; None: 0. `whole`: the
-        optimizer is being made or loaded, so that its state is not compared with what it was.
+        `starts` has for each of the rule's state buffers the number with which its elements begin; None: 0. `whole`:
+        the optimizer is being made or loaded, so that its state is not compared with what it was.
         """
         cdef Groups model = self.model
         cdef fastopt_model answer
@@ -410,7 +410,8 @@ cdef class Group:
     cdef Groups groups(self):
         groups = self.reference()
         if groups is None:
-            raise ReferenceError("the optimizer of this group no longer exists; keep it for as long as its groups are used")
+            raise ReferenceError(
+                "the optimizer of this group no longer exists; keep it for as long as its groups are used")
         return groups
 
     @property

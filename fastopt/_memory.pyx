@@ -75,9 +75,9 @@ cdef int by_start(const void *a, const void *b) noexcept nogil:
 cdef bint sort_apart(Span *spans, size_t count, object names, str what) except -1:
     """Sorts the places of non-empty buffers; ValueError that names the owners where two share memory.
 
-    `names` is a list of what errors call the owners, or a function that makes it. It is None if the buffers are known to
-    share no memory: then nothing here runs Python, and nothing fails. Returns whether each place ends before the next
-    begins, which it need not where there are gaps in it.
+    `names` is a list of what errors call the owners, or a function that makes it. It is None if the buffers are known
+    to share no memory: then nothing here runs Python, and nothing fails. Returns whether each place ends before the
+    next begins, which it need not where there are gaps in it.
     """
     cdef size_t i, j, first = 0  # from `first` on, places may reach as far as the next one
     cdef const char *reach = NULL

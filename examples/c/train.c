@@ -1,6 +1,6 @@
 /*
- * Minimizes a function of sixteen numbers. They are two tensors, as the weights and the bias of a layer would be, and one
- * call steps both.
+ * Minimizes a function of sixteen numbers. They are two tensors, as the weights and the bias of a layer would be, and
+ * one call steps both.
  */
 #include "fastopt.h"
 

@@ -152,7 +152,8 @@ def test_a_number_out_of_its_range_is_the_same_error_as_ever_and_changes_nothing
 
 @every_class
 def test_a_group_has_the_keys_that_it_lists_and_no_others(cls):
-    group = cls([np.ones(2)]).param_groups[0]
+    opt = cls([np.ones(2)])
+    group = opt.param_groups[0]
     for key in {"params", "betas", "step", "grad_scale", "beta1", "beta2", "none such", *RULES[cls.rule].hypers}:
         assert (key in group) == (key in list(group)), key
         if key not in list(group):
