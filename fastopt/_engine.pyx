@@ -248,8 +248,8 @@ cdef class Engine(Groups):
         -----
         Each option adds at most one pass over the gradients, and gives the bits of doing it separately:
         `step(grads, grad_scale=s)` those of multiplying the gradients by `s` before, and, where the gradients have
-        their parameters' dtype, `step(grads, max_norm=c)` those of `clip_grad_norm(grads, c)` and `step(grads)`. Where both
-        are given, the gradients are multiplied once, by the product of the two factors. A norm beyond the largest
+        their parameters' dtype, `step(grads, max_norm=c)` those of `clip_grad_norm(grads, c)` and `step(grads)`. Where
+        both are given, the gradients are multiplied once, by the product of the two factors. A norm beyond the largest
         float64 counts as infinite.
 
         Examples
