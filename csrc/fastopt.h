@@ -32,7 +32,8 @@
  *             not change results; the library does not change the caller's mode. 0/0 is not avoided: eps = 0 where all
  *             gradients so far were zero gives NaN.
  * Gradients   Every rule first forms  g' = s*g + weight_decay*p  with s = grad_scale, or -grad_scale under
- *             FASTOPT_MAXIMIZE. The formulas below write g for this g'. (With decoupled weight decay g' = s*g.)
+ *             FASTOPT_MAXIMIZE. The formulas of the rules (rules/NAME.h) write g for this g'. (With decoupled weight
+ *             decay g' = s*g.)
  *             The product s*g is formed in double and rounded once to the type of the parameters, so s may be outside
  *             the range of float. grad_scale = 1 leaves the gradient as it is.
  * Steps       `step` counts from 1. It is a double that must be a whole number, up to 2^53.
@@ -142,7 +143,6 @@ typedef struct {
 typedef struct {
     size_t size;      /* sizeof(fastopt_rule_info) in the library */
     const char *name; /* "adam" */
-    const char *paper;
     int state_count;
     int required_states; /* how many states are always needed; they come first */
     int hyper_count;

@@ -137,11 +137,7 @@ enum {
 };
 
 /*
- * Stochastic gradient descent, plain, with momentum or with Nesterov momentum:
- *     p -= lr*g
- *     with a momentum_buffer b:
- *     b = momentum*b + (1 - dampening)*g        (at step 1: b = g)
- *     p -= lr*b                                 nesterov: p -= lr*(g + momentum*b)
+ * Stochastic gradient descent, plain, with momentum or with Nesterov momentum: rules/sgd.h has the formula.
  * Options: FASTOPT_MAXIMIZE, FASTOPT_NESTEROV.
  * momentum_buffer: or NULL; needed for momentum.
  */
@@ -155,8 +151,7 @@ FASTOPT_API int fastopt_sgd_f64(
     unsigned options);
 
 /*
- * Classical momentum, the learning rate inside the velocity:
- *     v = momentum*v + lr*g;   p -= v           with v the momentum_buffer
+ * Classical momentum, the learning rate inside the velocity: rules/momentum.h has the formula.
  * Options: FASTOPT_MAXIMIZE.
  */
 FASTOPT_API int fastopt_momentum_f32(
@@ -167,10 +162,7 @@ FASTOPT_API int fastopt_momentum_f64(
     double lr, double momentum, double weight_decay, double grad_scale, unsigned options);
 
 /*
- * Nesterov's accelerated gradient:
- *     v = momentum*v + lr*g;   p -= v           with v the momentum_buffer
- *     where g is the gradient at q = p - momentum*v, plus weight_decay*q.
- *     at_lookahead: p holds q throughout, q -= momentum*v + lr*g
+ * Nesterov's accelerated gradient: rules/nag.h has the formula.
  * Options: FASTOPT_MAXIMIZE, FASTOPT_AT_LOOKAHEAD.
  */
 FASTOPT_API int fastopt_nag_f32(
@@ -181,10 +173,7 @@ FASTOPT_API int fastopt_nag_f64(
     double lr, double momentum, double weight_decay, double grad_scale, unsigned options);
 
 /*
- * Adagrad:
- *     sum += g*g
- *     p -= lr/(1 + (step-1)*lr_decay) * g/(sqrt(sum) + eps)
- *     eps_inside_sqrt: g/sqrt(sum + eps)
+ * Adagrad: rules/adagrad.h has the formula.
  * Options: FASTOPT_MAXIMIZE, FASTOPT_EPS_INSIDE_SQRT.
  */
 FASTOPT_API int fastopt_adagrad_f32(
@@ -195,11 +184,7 @@ FASTOPT_API int fastopt_adagrad_f64(
     double step, double lr, double lr_decay, double eps, double weight_decay, double grad_scale, unsigned options);
 
 /*
- * Adadelta:
- *     E = rho*E + (1-rho)*g*g                   with E the square_avg, X the acc_delta
- *     d = sqrt((X + eps)/(E + eps)) * g
- *     X = rho*X + (1-rho)*d*d
- *     p -= lr*d
+ * Adadelta: rules/adadelta.h has the formula.
  * Options: FASTOPT_MAXIMIZE.
  */
 FASTOPT_API int fastopt_adadelta_f32(
@@ -210,14 +195,7 @@ FASTOPT_API int fastopt_adadelta_f64(
     double lr, double rho, double eps, double weight_decay, double grad_scale, unsigned options);
 
 /*
- * RMSprop, plain, centered and with momentum:
- *     v = alpha*v + (1-alpha)*g*g               with v the square_avg
- *     d = sqrt(v) + eps                         eps_inside_sqrt: d = sqrt(v + eps)
- *     p -= lr*g/d
- *     with a grad_avg m, centered:
- *     m = alpha*m + (1-alpha)*g;                max(v - m*m, 0) stands for v in d
- *     with a momentum_buffer b:
- *     b = momentum*b + g/d;                     p -= lr*b
+ * RMSprop, plain, centered and with momentum: rules/rmsprop.h has the formula.
  * Options: FASTOPT_MAXIMIZE, FASTOPT_EPS_INSIDE_SQRT.
  * momentum_buffer: or NULL; needed for momentum.
  * grad_avg: or NULL; needed for centered.
@@ -230,11 +208,7 @@ FASTOPT_API int fastopt_rmsprop_f64(
     double lr, double alpha, double eps, double momentum, double weight_decay, double grad_scale, unsigned options);
 
 /*
- * Adam and AMSGrad:
- *     m = beta1*m + (1-beta1)*g                 with m the exp_avg, v the exp_avg_sq
- *     v = beta2*v + (1-beta2)*g*g
- *     p -= lr/(1-beta1**step) * m/(sqrt(v)/sqrt(1-beta2**step) + eps)
- *     with a max_exp_avg_sq, AMSGrad: its running maximum of v stands for v in the last line
+ * Adam and AMSGrad: rules/adam.h has the formula.
  * Options: FASTOPT_MAXIMIZE.
  * max_exp_avg_sq: or NULL; needed for amsgrad.
  */
@@ -248,8 +222,7 @@ FASTOPT_API int fastopt_adam_f64(
     unsigned options);
 
 /*
- * AdamW: Adam with decoupled weight decay:
- *     p *= 1 - lr*weight_decay, then Adam with g = grad_scale*gradient
+ * AdamW: Adam with decoupled weight decay: rules/adamw.h has the formula.
  * Options: FASTOPT_MAXIMIZE.
  * max_exp_avg_sq: or NULL; needed for amsgrad.
  */
@@ -263,11 +236,7 @@ FASTOPT_API int fastopt_adamw_f64(
     unsigned options);
 
 /*
- * Lion: the sign of an average of gradients, with decoupled weight decay:
- *     c = beta1*m + (1-beta1)*g                 with m the exp_avg, g = grad_scale*gradient
- *     p *= 1 - lr*weight_decay
- *     p -= lr*sign(c)                           sign(0) = 0
- *     m = beta2*m + (1-beta2)*g
+ * Lion: the sign of an average of gradients, with decoupled weight decay: rules/lion.h has the formula.
  * Options: FASTOPT_MAXIMIZE.
  */
 FASTOPT_API int fastopt_lion_f32(
@@ -278,11 +247,7 @@ FASTOPT_API int fastopt_lion_f64(
     double lr, double beta1, double beta2, double weight_decay, double grad_scale, unsigned options);
 
 /*
- * LAMB: Adam's direction, scaled for each tensor to the size of its parameters:
- *     m = beta1*m + (1-beta1)*g                 with m the exp_avg, v the exp_avg_sq, g = grad_scale*gradient
- *     v = beta2*v + (1-beta2)*g*g
- *     u = m/(1-beta1**step) / (sqrt(v)/sqrt(1-beta2**step) + eps) + weight_decay*p
- *     p -= lr*r*u                               with r = |p|/|u| over the tensor, 1 where either is 0
+ * LAMB: Adam's direction, scaled for each tensor to the size of its parameters: rules/lamb.h has the formula.
  * Options: FASTOPT_MAXIMIZE.
  */
 FASTOPT_API int fastopt_lamb_f32(

@@ -650,8 +650,6 @@ static const char *const needs_of_lamb[] = {NULL};
 FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
     [RULE_sgd] = {
         .info = {sizeof(fastopt_rule_info), "sgd",
-                 "Sutskever, Martens, Dahl, Hinton, \"On the importance of initialization and momentum in deep "
-                 "learning\", ICML 2013",
                  1, 0, 6, 2, 0,
                  states_of_sgd, hypers_of_sgd, options_of_sgd},
         .prepare = {prepare_sgd_f32, prepare_sgd_f64},
@@ -664,8 +662,6 @@ FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
     },
     [RULE_momentum] = {
         .info = {sizeof(fastopt_rule_info), "momentum",
-                 "Polyak, \"Some methods of speeding up the convergence of iteration methods\", 1964; Ruder, "
-                 "arXiv:1609.04747, eq. 4",
                  1, 1, 4, 1, 0,
                  states_of_momentum, hypers_of_momentum, options_of_momentum},
         .prepare = {prepare_momentum_f32, prepare_momentum_f64},
@@ -678,8 +674,6 @@ FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
     },
     [RULE_nag] = {
         .info = {sizeof(fastopt_rule_info), "nag",
-                 "Nesterov, \"A method for solving the convex programming problem with convergence rate O(1/k^2)\", "
-                 "1983; Sutskever et al., ICML 2013, eq. 3-4; Ruder, arXiv:1609.04747, eq. 5",
                  1, 1, 4, 2, 0,
                  states_of_nag, hypers_of_nag, options_of_nag},
         .prepare = {prepare_nag_f32, prepare_nag_f64},
@@ -692,8 +686,6 @@ FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
     },
     [RULE_adagrad] = {
         .info = {sizeof(fastopt_rule_info), "adagrad",
-                 "Duchi, Hazan, Singer, \"Adaptive subgradient methods for online learning and stochastic "
-                 "optimization\", JMLR 12 (2011)",
                  1, 1, 6, 2, 0,
                  states_of_adagrad, hypers_of_adagrad, options_of_adagrad},
         .prepare = {prepare_adagrad_f32, prepare_adagrad_f64},
@@ -707,8 +699,6 @@ FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
     },
     [RULE_adadelta] = {
         .info = {sizeof(fastopt_rule_info), "adadelta",
-                 "Zeiler, \"ADADELTA: an adaptive learning rate method\", arXiv:1212.5701, algorithm 1 (which has lr "
-                 "= 1)",
                  2, 2, 5, 1, 0,
                  states_of_adadelta, hypers_of_adadelta, options_of_adadelta},
         .prepare = {prepare_adadelta_f32, prepare_adadelta_f64},
@@ -721,7 +711,6 @@ FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
     },
     [RULE_rmsprop] = {
         .info = {sizeof(fastopt_rule_info), "rmsprop",
-                 "Tieleman, Hinton, \"Lecture 6.5: rmsprop\", COURSERA 2012; centered: Graves, arXiv:1308.0850",
                  3, 1, 6, 2, 0,
                  states_of_rmsprop, hypers_of_rmsprop, options_of_rmsprop},
         .prepare = {prepare_rmsprop_f32, prepare_rmsprop_f64},
@@ -735,8 +724,6 @@ FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
     },
     [RULE_adam] = {
         .info = {sizeof(fastopt_rule_info), "adam",
-                 "Kingma, Ba, \"Adam: a method for stochastic optimization\", arXiv:1412.6980, algorithm 1; Reddi, "
-                 "Kale, Kumar, \"On the convergence of Adam and beyond\", ICLR 2018",
                  3, 2, 7, 1, 0,
                  states_of_adam, hypers_of_adam, options_of_adam},
         .prepare = {prepare_adam_f32, prepare_adam_f64},
@@ -750,7 +737,6 @@ FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
     },
     [RULE_adamw] = {
         .info = {sizeof(fastopt_rule_info), "adamw",
-                 "Loshchilov, Hutter, \"Decoupled weight decay regularization\", arXiv:1711.05101, algorithm 2",
                  3, 2, 7, 1, 0,
                  states_of_adamw, hypers_of_adamw, options_of_adamw},
         .prepare = {prepare_adamw_f32, prepare_adamw_f64},
@@ -764,7 +750,6 @@ FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
     },
     [RULE_lion] = {
         .info = {sizeof(fastopt_rule_info), "lion",
-                 "Chen et al., \"Symbolic discovery of optimization algorithms\", arXiv:2302.06675, algorithm 2",
                  1, 1, 5, 1, 0,
                  states_of_lion, hypers_of_lion, options_of_lion},
         .prepare = {prepare_lion_f32, prepare_lion_f64},
@@ -777,8 +762,6 @@ FASTOPT_INTERNAL const fastopt_rule_row fastopt_rules[RULE_COUNT] = {
     },
     [RULE_lamb] = {
         .info = {sizeof(fastopt_rule_info), "lamb",
-                 "You et al., \"Large batch optimization for deep learning: training BERT in 76 minutes\", "
-                 "arXiv:1904.00962, algorithm 2",
                  2, 2, 7, 1, 2,
                  states_of_lamb, hypers_of_lamb, options_of_lamb},
         .prepare = {prepare_lamb_f32, prepare_lamb_f64},

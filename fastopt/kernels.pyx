@@ -13,8 +13,9 @@ arrays. Everything is checked before the first element is written. The loop runs
 the GIL above 4096 elements. Hyperparameters are rounded to the dtype of `p` only after the coefficients of the step
 have been computed in float64.
 
-Every function forms `g' = s*g + weight_decay*p` first, with `s = grad_scale`, or `-grad_scale` if `maximize`, and its
-formula means this `g'` by `g`. A rule with decoupled weight decay keeps it out of `g'`; its formula says so.
+Every function forms `g' = s*g + weight_decay*p` first, with `s = grad_scale`, or `-grad_scale` if `maximize`, and the
+formula of its rule means this `g'` by `g`. A rule with decoupled weight decay keeps it out of `g'`; its formula says
+so.
 
 All of them raise TypeError if an array has no buffer, is None or masked, or if a dtype is not one of these or those
 of `p` and a state buffer differ. They raise ValueError if a shape differs, if an array that is to be written is
@@ -52,12 +53,7 @@ def sgd(p, g, *, momentum_buffer=None, step=1, lr=1e-3, momentum=0.0, dampening=
         grad_scale=1.0, maximize=False):
     """Stochastic gradient descent, plain, with momentum or with Nesterov momentum.
 
-    The step, in which g is `grad_scale*gradient + weight_decay*p`::
-
-        p -= lr*g
-        with a momentum_buffer b:
-        b = momentum*b + (1 - dampening)*g        (at step 1: b = g)
-        p -= lr*b                                 nesterov: p -= lr*(g + momentum*b)
+    The docstring of `fastopt.SGD` has the formula, the paper, and what other libraries do differently.
 
     Parameters
     ----------
@@ -84,12 +80,6 @@ def sgd(p, g, *, momentum_buffer=None, step=1, lr=1e-3, momentum=0.0, dampening=
     maximize : bool
         Climb instead of descend.
 
-    Notes
-    -----
-    Sutskever, Martens, Dahl, Hinton, "On the importance of initialization and momentum in deep learning", ICML 2013. As
-    in PyTorch the learning rate stands outside the buffer; `momentum` and `nag` have it inside, as Keras does. See
-    `fastopt.SGD`.
-
     Examples
     --------
     >>> p = np.ones(2, np.float32)
@@ -104,9 +94,7 @@ def sgd(p, g, *, momentum_buffer=None, step=1, lr=1e-3, momentum=0.0, dampening=
 def momentum(p, g, momentum_buffer, *, lr=1e-2, momentum=0.9, weight_decay=0.0, grad_scale=1.0, maximize=False):
     """Classical momentum, the learning rate inside the velocity.
 
-    The step, in which g is `grad_scale*gradient + weight_decay*p`::
-
-        v = momentum*v + lr*g;   p -= v           with v the momentum_buffer
+    The docstring of `fastopt.Momentum` has the formula, the paper, and what other libraries do differently.
 
     Parameters
     ----------
@@ -127,11 +115,6 @@ def momentum(p, g, momentum_buffer, *, lr=1e-2, momentum=0.9, weight_decay=0.0, 
     maximize : bool
         Climb instead of descend.
 
-    Notes
-    -----
-    Polyak, "Some methods of speeding up the convergence of iteration methods", 1964; Ruder, arXiv:1609.04747, eq. 4.
-    Keras has the same form; PyTorch keeps the learning rate outside the buffer: `sgd`. See `fastopt.Momentum`.
-
     Examples
     --------
     >>> p, v = np.ones(2), np.zeros(2)
@@ -146,11 +129,7 @@ def nag(p, g, momentum_buffer, *, lr=1e-2, momentum=0.9, weight_decay=0.0, at_lo
         maximize=False):
     """Nesterov's accelerated gradient.
 
-    The step::
-
-        v = momentum*v + lr*g;   p -= v           with v the momentum_buffer
-        where g is the gradient at q = p - momentum*v, plus weight_decay*q.
-        at_lookahead: p holds q throughout, q -= momentum*v + lr*g
+    The docstring of `fastopt.NAG` has the formula, the paper, and what other libraries do differently.
 
     Parameters
     ----------
@@ -173,12 +152,6 @@ def nag(p, g, momentum_buffer, *, lr=1e-2, momentum=0.9, weight_decay=0.0, at_lo
     maximize : bool
         Climb instead of descend.
 
-    Notes
-    -----
-    Nesterov, "A method for solving the convex programming problem with convergence rate O(1/k^2)", 1983; Sutskever et
-    al., ICML 2013, eq. 3-4; Ruder, arXiv:1609.04747, eq. 5. `nesterov=True` in PyTorch (`sgd` here) and Keras is the
-    form of `at_lookahead`, PyTorch's with the learning rate outside the velocity. See `fastopt.NAG`.
-
     Examples
     --------
     >>> p, v = np.ones(2), np.zeros(2)
@@ -194,11 +167,7 @@ def adagrad(p, g, sum, *, step, lr=1e-2, lr_decay=0.0, eps=1e-10, weight_decay=0
             grad_scale=1.0, maximize=False):
     """Adagrad.
 
-    The step, in which g is `grad_scale*gradient + weight_decay*p`::
-
-        sum += g*g
-        p -= lr/(1 + (step-1)*lr_decay) * g/(sqrt(sum) + eps)
-        eps_inside_sqrt: g/sqrt(sum + eps)
+    The docstring of `fastopt.Adagrad` has the formula, the paper, and what other libraries do differently.
 
     Parameters
     ----------
@@ -225,11 +194,6 @@ def adagrad(p, g, sum, *, step, lr=1e-2, lr_decay=0.0, eps=1e-10, weight_decay=0
     maximize : bool
         Climb instead of descend.
 
-    Notes
-    -----
-    Duchi, Hazan, Singer, "Adaptive subgradient methods for online learning and stochastic optimization", JMLR 12
-    (2011). Keras and optax start `sum` at 0.1 and have epsilon inside the root. See `fastopt.Adagrad`.
-
     Examples
     --------
     >>> p, s = np.ones(2), np.zeros(2)
@@ -245,12 +209,7 @@ def adadelta(p, g, square_avg, acc_delta, *, lr=1.0, rho=0.9, eps=1e-6, weight_d
              maximize=False):
     """Adadelta.
 
-    The step, in which g is `grad_scale*gradient + weight_decay*p`::
-
-        E = rho*E + (1-rho)*g*g                   with E the square_avg, X the acc_delta
-        d = sqrt((X + eps)/(E + eps)) * g
-        X = rho*X + (1-rho)*d*d
-        p -= lr*d
+    The docstring of `fastopt.Adadelta` has the formula, the paper, and what other libraries do differently.
 
     Parameters
     ----------
@@ -275,11 +234,6 @@ def adadelta(p, g, square_avg, acc_delta, *, lr=1.0, rho=0.9, eps=1e-6, weight_d
     maximize : bool
         Climb instead of descend.
 
-    Notes
-    -----
-    Zeiler, "ADADELTA: an adaptive learning rate method", arXiv:1212.5701, algorithm 1 (which has lr = 1). PyTorch has
-    the same form and defaults; Keras has `lr=0.001`, `rho=0.95`. See `fastopt.Adadelta`.
-
     Examples
     --------
     >>> p, e, x = np.ones(2), np.zeros(2), np.zeros(2)
@@ -295,15 +249,7 @@ def rmsprop(p, g, square_avg, *, momentum_buffer=None, grad_avg=None, lr=1e-2, a
             weight_decay=0.0, eps_inside_sqrt=False, grad_scale=1.0, maximize=False):
     """RMSprop, plain, centered and with momentum.
 
-    The step, in which g is `grad_scale*gradient + weight_decay*p`::
-
-        v = alpha*v + (1-alpha)*g*g               with v the square_avg
-        d = sqrt(v) + eps                         eps_inside_sqrt: d = sqrt(v + eps)
-        p -= lr*g/d
-        with a grad_avg m, centered:
-        m = alpha*m + (1-alpha)*g;                max(v - m*m, 0) stands for v in d
-        with a momentum_buffer b:
-        b = momentum*b + g/d;                     p -= lr*b
+    The docstring of `fastopt.RMSprop` has the formula, the paper, and what other libraries do differently.
 
     Parameters
     ----------
@@ -334,11 +280,6 @@ def rmsprop(p, g, square_avg, *, momentum_buffer=None, grad_avg=None, lr=1e-2, a
     maximize : bool
         Climb instead of descend.
 
-    Notes
-    -----
-    Tieleman, Hinton, "Lecture 6.5: rmsprop", COURSERA 2012; centered: Graves, arXiv:1308.0850. PyTorch takes the root
-    of a centered variance that rounding can make negative (NaN); here it is clamped at 0. See `fastopt.RMSprop`.
-
     Examples
     --------
     >>> p, v = np.ones(2), np.zeros(2)
@@ -354,12 +295,7 @@ def adam(p, g, exp_avg, exp_avg_sq, *, max_exp_avg_sq=None, step, lr=1e-3, betas
          weight_decay=0.0, grad_scale=1.0, maximize=False):
     """Adam and AMSGrad.
 
-    The step, in which g is `grad_scale*gradient + weight_decay*p`::
-
-        m = beta1*m + (1-beta1)*g                 with m the exp_avg, v the exp_avg_sq
-        v = beta2*v + (1-beta2)*g*g
-        p -= lr/(1-beta1**step) * m/(sqrt(v)/sqrt(1-beta2**step) + eps)
-        with a max_exp_avg_sq, AMSGrad: its running maximum of v stands for v in the last line
+    The docstring of `fastopt.Adam` has the formula, the paper, and what other libraries do differently.
 
     Parameters
     ----------
@@ -389,12 +325,6 @@ def adam(p, g, exp_avg, exp_avg_sq, *, max_exp_avg_sq=None, step, lr=1e-3, betas
     maximize : bool
         Climb instead of descend.
 
-    Notes
-    -----
-    Kingma, Ba, "Adam: a method for stochastic optimization", arXiv:1412.6980, algorithm 1; Reddi, Kale, Kumar, "On the
-    convergence of Adam and beyond", ICLR 2018. As in PyTorch; Keras adds epsilon before the bias correction, and
-    optax's AMSGrad takes the maximum of the corrected v. See `fastopt.Adam`.
-
     Examples
     --------
     >>> p, m, v = np.ones(2), np.zeros(2), np.zeros(2)
@@ -411,9 +341,7 @@ def adamw(p, g, exp_avg, exp_avg_sq, *, max_exp_avg_sq=None, step, lr=1e-3, beta
           weight_decay=1e-2, grad_scale=1.0, maximize=False):
     """AdamW: Adam with decoupled weight decay.
 
-    The step::
-
-        p *= 1 - lr*weight_decay, then Adam with g = grad_scale*gradient
+    The docstring of `fastopt.AdamW` has the formula, the paper, and what other libraries do differently.
 
     Parameters
     ----------
@@ -443,11 +371,6 @@ def adamw(p, g, exp_avg, exp_avg_sq, *, max_exp_avg_sq=None, step, lr=1e-3, beta
     maximize : bool
         Climb instead of descend.
 
-    Notes
-    -----
-    Loshchilov, Hutter, "Decoupled weight decay regularization", arXiv:1711.05101, algorithm 2. The decay is scaled by
-    `lr`, as in PyTorch and optax; the paper scales it by the schedule alone. See `fastopt.AdamW`.
-
     Examples
     --------
     >>> p, m, v = np.ones(2), np.zeros(2), np.zeros(2)
@@ -463,12 +386,7 @@ def adamw(p, g, exp_avg, exp_avg_sq, *, max_exp_avg_sq=None, step, lr=1e-3, beta
 def lion(p, g, exp_avg, *, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, grad_scale=1.0, maximize=False):
     """Lion: the sign of an average of gradients, with decoupled weight decay.
 
-    The step::
-
-        c = beta1*m + (1-beta1)*g                 with m the exp_avg, g = grad_scale*gradient
-        p *= 1 - lr*weight_decay
-        p -= lr*sign(c)                           sign(0) = 0
-        m = beta2*m + (1-beta2)*g
+    The docstring of `fastopt.Lion` has the formula, the paper, and what other libraries do differently.
 
     Parameters
     ----------
@@ -490,11 +408,6 @@ def lion(p, g, exp_avg, *, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, grad_sc
     maximize : bool
         Climb instead of descend.
 
-    Notes
-    -----
-    Chen et al., "Symbolic discovery of optimization algorithms", arXiv:2302.06675, algorithm 2. DeepSpeed takes the
-    sign by `copysign`, which moves where c is 0. See `fastopt.Lion`.
-
     Examples
     --------
     >>> p, m = np.ones(2), np.zeros(2)
@@ -510,12 +423,7 @@ def lamb(p, g, exp_avg, exp_avg_sq, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e
          maximize=False):
     """LAMB: Adam's direction, scaled for each tensor to the size of its parameters.
 
-    The step::
-
-        m = beta1*m + (1-beta1)*g                 with m the exp_avg, v the exp_avg_sq, g = grad_scale*gradient
-        v = beta2*v + (1-beta2)*g*g
-        u = m/(1-beta1**step) / (sqrt(v)/sqrt(1-beta2**step) + eps) + weight_decay*p
-        p -= lr*r*u                               with r = |p|/|u| over the tensor, 1 where either is 0
+    The docstring of `fastopt.LAMB` has the formula, the paper, and what other libraries do differently.
 
     Parameters
     ----------
@@ -542,12 +450,6 @@ def lamb(p, g, exp_avg, exp_avg_sq, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e
         Factor of the gradient. It must be a finite number.
     maximize : bool
         Climb instead of descend.
-
-    Notes
-    -----
-    You et al., "Large batch optimization for deep learning: training BERT in 76 minutes", arXiv:1904.00962, algorithm
-    2. apex clips the gradients by their global norm first (`max_norm` does here); timm and apex have
-    `weight_decay=0.01` too, optax 0. See `fastopt.LAMB`.
 
     Examples
     --------

@@ -1,8 +1,8 @@
 """The same functions as `fastopt.kernels` in pure NumPy, line for line beside the C, the global norm, and an optimizer.
 
-Use them to check and benchmark the kernels, which give the same bits (except a NaN's sign and payload). Signatures,
-meaning and formulas are those of `fastopt.kernels`; read there for parameters, papers and differences to other
-libraries. They do not check their arguments, and silence NumPy's floating-point warnings.
+Use them to check and benchmark the kernels, which give the same bits (except a NaN's sign and payload). Signatures
+and meaning are those of `fastopt.kernels`. They do not check their arguments, and silence NumPy's floating-point
+warnings.
 
 Each function has the two halves of a rule in C: coefficients, computed in float64 and rounded once to the dtype of the
 arrays, and the element-wise update, only + - * / and sqrt in that dtype. A gradient is first converted to the dtype of

@@ -60,7 +60,6 @@ cdef extern from *:
     ctypedef struct fastopt_rule_info:
         size_t size
         const char *name
-        const char *paper
         int state_count
         int required_states
         int hyper_count

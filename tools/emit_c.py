@@ -7,7 +7,7 @@ import textwrap
 
 import table
 from table import Rule, Table
-from wrapping import WIDTH, packed
+from wrapping import packed
 
 TYPES = {"f32": "float", "f64": "double"}
 SETS = ("baseline", "avx2", "avx512")
@@ -41,17 +41,6 @@ def quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def quoted_lines(text: str, indent: str) -> str:
-    """A string that may be too long for a line, as several that the compiler joins."""
-    words = re.findall(r"\S+ *", text)
-    lines = [""]
-    for word in words:
-        if len(indent + quoted(lines[-1] + word)) >= WIDTH:
-            lines.append("")
-        lines[-1] += word
-    return f"\n{indent}".join(map(quoted, lines))
-
-
 # ---- fastopt_rules.h ----
 
 
@@ -75,7 +64,7 @@ def parameters(rule: Rule, real: str, end: str) -> str:
 
 
 def prototype_comment(rule: Rule) -> str:
-    lines = [f" * {rule.title}:", *(f" *     {line}" for line in rule.formula.splitlines())]
+    lines = [f" * {rule.title}: rules/{rule.name}.h has the formula."]
     if rule.options:
         lines.append(f" * Options: {', '.join(f'FASTOPT_{option.name.upper()}' for option in rule.options)}.")
     for state in rule.optional:
@@ -260,7 +249,6 @@ def row(rule: Rule) -> str:
     settle = f"settle_{rule.name}_f32, settle_{rule.name}_f64" if rule.sums else "NULL, NULL"
     return f"""    [RULE_{rule.name}] = {{
         .info = {{sizeof(fastopt_rule_info), {quoted(rule.name)},
-                 {quoted_lines(rule.paper, " " * 17)},
                  {len(rule.states)}, {len(rule.required)}, {len(rule.hypers)}, {len(rule.options)}, {len(rule.sums)},
                  states_of_{rule.name}, hypers_of_{rule.name}, options_of_{rule.name}}},
         .prepare = {{prepare_{rule.name}_f32, prepare_{rule.name}_f64}},

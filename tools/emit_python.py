@@ -112,8 +112,9 @@ arrays. Everything is checked before the first element is written. The loop runs
 the GIL above 4096 elements. Hyperparameters are rounded to the dtype of `p` only after the coefficients of the step
 have been computed in float64.
 
-Every function forms `g' = s*g + weight_decay*p` first, with `s = grad_scale`, or `-grad_scale` if `maximize`, and its
-formula means this `g'` by `g`. A rule with decoupled weight decay keeps it out of `g'`; its formula says so.
+Every function forms `g' = s*g + weight_decay*p` first, with `s = grad_scale`, or `-grad_scale` if `maximize`, and the
+formula of its rule means this `g'` by `g`. A rule with decoupled weight decay keeps it out of `g'`; its formula says
+so.
 
 All of them raise TypeError if an array has no buffer, is None or masked, or if a dtype is not one of these or those
 of `p` and a state buffer differ. They raise ValueError if a shape differs, if an array that is to be written is
@@ -154,16 +155,11 @@ def kernel(rule: Rule) -> str:
 
 
 def docstring(rule: Rule) -> str:
-    if re.search(r"\bg (=|is)", rule.formula):
-        lead = "The step::"
-    else:
-        lead = "The step, in which g is `grad_scale*gradient + weight_decay*p`::"
     entries = "".join(f"    {head}\n{paragraph(text, ' ' * 8)}\n" for head, text in entries_of(rule))
-    notes = f"{sentence(rule.paper)} {sentence(rule.notes)} See `fastopt.{rule.cls}`."
+    lead = f"The docstring of `fastopt.{rule.cls}` has the formula, the paper, and what other libraries do differently."
     return (
-        f"{rule.title}.\n\n    {lead}\n\n{textwrap.indent(rule.formula, ' ' * 8)}\n\n"
+        f"{rule.title}.\n\n{paragraph(lead, ' ' * 4)}\n\n"
         f"    Parameters\n    ----------\n{entries}\n"
-        f"    Notes\n    -----\n{paragraph(notes, ' ' * 4)}\n\n"
         f"    Examples\n    --------\n{textwrap.indent(rule.example, ' ' * 4)}\n"
     )
 

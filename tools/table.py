@@ -20,7 +20,7 @@ MAX_STATES, MAX_HYPERS, MAX_SUMS = 4, 12, 2
 
 
 # What an entry of a rule must have, and what it may have.
-NEEDED = ("name", "class", "title", "formula", "paper", "notes", "states", "hypers", "options", "arguments", "example")
+NEEDED = ("name", "class", "title", "states", "hypers", "options", "arguments", "example")
 OPTIONAL = ("docs", "extra", "sums")
 
 
@@ -64,9 +64,6 @@ class Rule:
     name: str
     cls: str
     title: str
-    formula: str
-    paper: str
-    notes: str
     states: tuple[State, ...]
     hypers: tuple[Hyper, ...]
     options: tuple[Option, ...]
@@ -157,9 +154,6 @@ def _rule(entry: dict[str, Any], ranges: dict[str, tuple[Range, str]], options: 
         name=name,
         cls=entry["class"],
         title=entry["title"],
-        formula=entry["formula"].strip("\n"),
-        paper=entry["paper"],
-        notes=entry["notes"],
         states=states,
         hypers=tuple(hypers),
         options=tuple(options[option] for option in entry["options"]),

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 
 from fastopt._boundary import as_number, pair
-from fastopt._groups import Group
+from fastopt._groups import Group, Groups
 from fastopt._structure import shown
-
-if TYPE_CHECKING:
-    from fastopt.optimizers._base import Optimizer
 
 __all__ = ["Hyper", "Number", "Pair", "ParamGroup", "Switch"]
 
@@ -28,8 +25,8 @@ class Hyper(Generic[T]):
     @overload
     def __get__(self, optimizer: None, owner: type) -> Hyper[T]: ...
     @overload
-    def __get__(self, optimizer: Optimizer, owner: type) -> T: ...
-    def __get__(self, optimizer: Optimizer | None, owner: type) -> T | Hyper[T]:
+    def __get__(self, optimizer: Groups, owner: type) -> T: ...
+    def __get__(self, optimizer: Any, owner: type) -> T | Hyper[T]:
         if optimizer is None:
             return self
         values = [group[self.name] for group in optimizer.param_groups]
@@ -40,7 +37,7 @@ class Hyper(Generic[T]):
         value: T = values[0]
         return value
 
-    def __set__(self, optimizer: Optimizer, value: T) -> None:
+    def __set__(self, optimizer: Any, value: T) -> None:
         optimizer._set([(group, {self.name: value}) for group in optimizer.param_groups])
 
     def normal(self, value: Any) -> T:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
 from fastopt._boundary import as_number
 from fastopt._rules import RULES
-from fastopt._structure import is_array, same_keys, sequence, shown
-
-if TYPE_CHECKING:
-    from fastopt.optimizers._base import Optimizer
+from fastopt._structure import Model, is_array, same_keys, sequence, shown
+from fastopt.optimizers._hyper import Hyper, ParamGroup
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -21,6 +19,25 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _TORCH_ONLY = frozenset(
     {"foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay", "initial_lr", "param_names"}
 )
+
+
+class Target(Protocol):
+    """What a saved state is compared with: these parts of an optimizer."""
+
+    rule: ClassVar[str]
+    _special: ClassVar[int | None]
+    _shared: ClassVar[tuple[str, ...]]
+    _torch_lacks: ClassVar[tuple[str, ...]]
+    _model: Model
+
+    @property
+    def params(self) -> tuple[Array, ...]: ...
+    @property
+    def param_groups(self) -> tuple[ParamGroup, ...]: ...
+    @classmethod
+    def _hypers(cls) -> dict[str, Hyper[Any]]: ...
+    def _checked(self, group: ParamGroup, change: Mapping[str, Any], whole: bool) -> dict[str, Any]: ...
+    def _group_of(self, i: int) -> int: ...
 
 
 class Saved(NamedTuple):
@@ -31,13 +48,13 @@ class Saved(NamedTuple):
     arrays: list[list[Array | None]]  # and its state buffers in the order of the rule's table
 
 
-def read(optimizer: Optimizer, groups: Any, state: Any) -> Saved:
+def read(optimizer: Target, groups: Any, state: Any) -> Saved:
     """`state_dict["param_groups"]` and `state_dict["state"]`, or an error if they do not fit the optimizer."""
     ids, values = _read_groups(optimizer, groups)
     return Saved(values, *_read_state(optimizer, state, ids, values))
 
 
-def _read_groups(optimizer: Optimizer, groups: Any) -> tuple[list[Any], list[dict[str, Any]]]:
+def _read_groups(optimizer: Target, groups: Any) -> tuple[list[Any], list[dict[str, Any]]]:
     """The saved parameters' ids, in order, and the hyperparameters of each group."""
     if is_array(groups) or isinstance(groups, (str, Mapping)) or not isinstance(groups, Iterable):
         raise TypeError(f"state_dict['param_groups'] must be a list of groups, got {type(groups).__name__}")
@@ -74,7 +91,7 @@ def _read_groups(optimizer: Optimizer, groups: Any) -> tuple[list[Any], list[dic
 
 
 def _read_state(
-    optimizer: Optimizer, state: Any, ids: list[Any], values: list[dict[str, Any]]
+    optimizer: Target, state: Any, ids: list[Any], values: list[dict[str, Any]]
 ) -> tuple[list[int], list[list[Array | None]]]:
     """For each parameter its step count and its state buffers."""
     if not isinstance(state, Mapping):

@@ -9,7 +9,7 @@ from fastopt.optimizers._hyper import Number
 class Adadelta(Optimizer):
     """Adadelta: steps in units of the parameters, from running averages E of `g*g` and X of `d*d`.
 
-    ::
+    With `g` the gradient plus `weight_decay*p`, `E` the `square_avg` and `X` the `acc_delta`::
 
         E = rho*E + (1-rho)*g*g
         d = sqrt(X + eps)/sqrt(E + eps) * g

@@ -12,6 +12,8 @@ from fastopt.optimizers._hyper import Number, ParamGroup, Switch
 class Adagrad(Optimizer):
     """Adagrad: `sum += g*g`, then `p -= lr/(1 + (t-1)*lr_decay) * g/(sqrt(sum) + eps)` at step t.
 
+    `g` is the gradient plus `weight_decay*p`.
+
     Parameters
     ----------
     params

@@ -9,7 +9,7 @@ from fastopt.optimizers._hyper import Number, Pair, Switch
 class Adam(Optimizer):
     """Adam, and AMSGrad.
 
-    At step t::
+    At step t, with `g` the gradient plus `weight_decay*p`, `m` the `exp_avg` and `v` the `exp_avg_sq`::
 
         m = betas[0]*m + (1-betas[0])*g
         v = betas[1]*v + (1-betas[1])*g*g
@@ -25,7 +25,7 @@ class Adam(Optimizer):
     betas : pair of float
         Decay rates of the two running averages, each in [0, 1).
     amsgrad : bool
-        The running maximum of v stands for v in the update.
+        The running maximum of v (`max_exp_avg_sq`) stands for v in the update.
     maximize : bool
         Climb instead of descend.
     threads : int, optional

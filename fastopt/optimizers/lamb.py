@@ -9,7 +9,7 @@ from fastopt.optimizers._hyper import Number, Pair
 class LAMB(Optimizer):
     """LAMB: Adam's direction, scaled for each tensor to the size of its parameters.
 
-    At step t::
+    At step t, with `g` the gradient, `m` the `exp_avg` and `v` the `exp_avg_sq`::
 
         m = betas[0]*m + (1-betas[0])*g
         v = betas[1]*v + (1-betas[1])*g*g

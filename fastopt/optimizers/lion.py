@@ -9,7 +9,7 @@ from fastopt.optimizers._hyper import Number, Pair
 class Lion(Optimizer):
     """Lion: steps of one size, in the direction of the sign of an average of gradients.
 
-    ::
+    With `g` the gradient and `m` the `exp_avg`::
 
         c = betas[0]*m + (1-betas[0])*g
         p = (1 - lr*weight_decay)*p - lr*sign(c)        sign(0) = 0

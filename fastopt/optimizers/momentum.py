@@ -9,6 +9,8 @@ from fastopt.optimizers._hyper import Number
 class Momentum(Optimizer):
     """Classical momentum, the learning rate inside the velocity: `v = momentum*v + lr*g`, then `p -= v`.
 
+    `g` is the gradient plus `weight_decay*p`, and `v` the state buffer `momentum_buffer`.
+
     Parameters
     ----------
     params

@@ -17,6 +17,8 @@ class NAG(Optimizer):
 
         v = momentum*v + lr*g(q);  p -= v
 
+    `g(q)` is the gradient at `q` plus `weight_decay*q`, and `v` the state buffer `momentum_buffer`.
+
     There are two ways to use it, which follow one trajectory while `momentum` stays the same:
 
     - the textbook's: take the gradient inside `with opt.lookahead():`, where the arrays are at the look-ahead point,

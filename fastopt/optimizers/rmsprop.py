@@ -9,7 +9,8 @@ from fastopt.optimizers._hyper import Number, Switch
 class RMSprop(Optimizer):
     """RMSprop, plain, centered and with momentum.
 
-    ::
+    With `g` the gradient plus `weight_decay*p`, `v` the `square_avg`, `m` the `grad_avg` and `b` the
+    `momentum_buffer`::
 
         v = alpha*v + (1-alpha)*g*g
         m = alpha*m + (1-alpha)*g             u = max(v - m*m, 0)      (not centered: u = v)

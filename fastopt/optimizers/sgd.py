@@ -9,7 +9,7 @@ from fastopt.optimizers._hyper import Number, Switch
 class SGD(Optimizer):
     """Stochastic gradient descent, plain, with momentum or with Nesterov momentum.
 
-    With `g` the gradient plus `weight_decay*p`, plain: `p -= lr*g`. With momentum::
+    With `g` the gradient plus `weight_decay*p`, plain: `p -= lr*g`. With momentum and `b` the `momentum_buffer`::
 
         b = momentum*b + (1 - dampening)*g        (first step: b = g)
         p -= lr*b                                 nesterov: p -= lr*(g + momentum*b)

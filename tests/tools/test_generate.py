@@ -57,7 +57,7 @@ def test_a_part_that_is_not_there_is_named(tools):
 
 BROKEN = {
     "there is no class": ("class = ", "klass = "),
-    "there is no use for note": ('notes = "Keras and optax', 'note = ""\nnotes = "Keras and optax'),
+    "there is no use for note": ('title = "Adagrad"', 'note = ""\ntitle = "Adagrad"'),
     "not in [hypers]": ("lr_decay = 0.0, eps = 1e-10", "lr_decya = 0.0, eps = 1e-10"),
     "step must be the first": ('{ step = "required", lr = 1e-2, lr_decay', '{ lr = 1e-2, step = "required", lr_decay'),
     "grad_scale must be the last": (
