@@ -405,6 +405,9 @@ cdef class Group:
     cdef readonly size_t _index
 
     def __init__(self, Groups optimizer not None, size_t index):
+        if index >= optimizer.group_count:
+            raise ValueError(f"this optimizer has {optimizer.group_count} groups, so there is none with index {index}; "
+                             "its groups are in param_groups")
         self.reference, self._index = weakref.ref(optimizer), index
 
     cdef Groups groups(self):

@@ -163,6 +163,14 @@ def test_a_group_has_the_keys_that_it_lists_and_no_others(cls):
                 group[key] = 0.5
 
 
+def test_a_group_that_the_optimizer_does_not_have_cannot_be_made():
+    opt = fastopt.SGD([{"params": np.ones(2)}, {"params": np.ones(3)}], lr=0.5)
+    assert fastopt.ParamGroup(opt, 1)["lr"] == 0.5
+    for other, index in ((opt, 2), (fastopt.SGD.__new__(fastopt.SGD), 0)):
+        with pytest.raises(ValueError, match="there is none with index"):
+            fastopt.ParamGroup(other, index)
+
+
 def test_a_number_that_an_option_forbids_is_an_error():
     opt = fastopt.SGD(np.ones(2), momentum=0.5, nesterov=True)
     with pytest.raises(ValueError, match="nesterov needs momentum > 0 and dampening = 0"):
