@@ -24,7 +24,7 @@ def run(settings: Settings) -> Section:
     for title, subject in hot_paths.SUBJECTS.items():
         by_torch = {path.beside: path for path in BY_TORCH[subject]()} if torch and subject in BY_TORCH else {}
         paths = [path for ours in subject() for path in (ours, by_torch.get(ours.name)) if path]
-        # Optimizers are cycles, and the collector is off in the rounds: those that a path made are collected between.
+        # torch's optimizers are cycles, and the collector is off in the rounds: collect those of a path between them.
         enter = gc.collect if subject is hot_paths.whole_models else lambda: None
         made = [Contender(path.name, 1, looped(path.call), enter) for path in paths]
         timings = round_robin(made, settings.seconds(8), settings.rounds())
