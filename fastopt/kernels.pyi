@@ -18,7 +18,7 @@ __all__ = [
     "sgd",
 ]
 
-# What a buffer holds is checked when the function is called: its type does not say.
+# The type of a Buffer does not say what its elements are: the function checks that when it is called.
 _Array: TypeAlias = NDArray[np.float32] | NDArray[np.float64] | Buffer
 _Gradient: TypeAlias = NDArray[Any] | Buffer  # bfloat16 is no type of NumPy's own
 _Number: TypeAlias = SupportsFloat | SupportsIndex

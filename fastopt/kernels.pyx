@@ -8,7 +8,7 @@ same functions with the same signatures in pure NumPy; both give the same bits.
 `p` and the state buffers are all float32 or all float64. They have one shape, which may be any, and any strides that
 reach each of their elements once. They are aligned, and share no memory. `g` has that shape too; it is float16,
 bfloat16 (of the package ml_dtypes), float32 or float64, of any strides, and is converted once, as `np.asarray(g,
-p.dtype)` would. It is only read and may be read-only. Objects with the buffer protocol may be given instead of NumPy
+p.dtype)` would. `g` is only read, and may be read-only. Objects with the buffer protocol may be given instead of NumPy
 arrays. Everything is checked before the first element is written. The loop runs on the calling thread, which releases
 the GIL above 4096 elements. Hyperparameters are rounded to the dtype of `p` only after the coefficients of the step
 have been computed in float64.
@@ -17,10 +17,10 @@ Every function forms `g' = s*g + weight_decay*p` first, with `s = grad_scale`, o
 formula of its rule means this `g'` by `g`. A rule with decoupled weight decay keeps it out of `g'`; its formula says
 so.
 
-All of them raise TypeError if an array has no buffer, is None or masked, or if a dtype is not one of these or those
-of `p` and a state buffer differ. They raise ValueError if a shape differs, if an array that is to be written is
-read-only, if it is misaligned, holds several elements at one place or shares memory with another, or if a
-hyperparameter is NaN, infinite or out of its range, also when it is rounded to float32.
+All of them raise TypeError if an array has no buffer, is None or masked, or if its dtype is not one of these or, for a
+state buffer, not that of `p`. They raise ValueError if a shape differs; if `p` or a state buffer is read-only or has
+several elements at one address; if an array is misaligned or shares memory with another; or if a hyperparameter is
+NaN, infinite or out of its range, also when it is rounded to float32.
 """
 
 from fastopt._boundary cimport pair

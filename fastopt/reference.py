@@ -1,12 +1,12 @@
-"""The same functions as `fastopt.kernels` in pure NumPy, line for line beside the C, the global norm, and an optimizer.
+"""The functions of `fastopt.kernels` in pure NumPy, line for line as in C; the global norm; and an optimizer.
 
-Use them to check and benchmark the kernels, which give the same bits (except a NaN's sign and payload). Signatures
-and meaning are those of `fastopt.kernels`. They do not check their arguments, and silence NumPy's floating-point
-warnings.
+Use these functions to check and benchmark the kernels, which give the same bits (except a NaN's sign and payload).
+They have the signatures and meaning of `fastopt.kernels`, but do not check their arguments. They silence NumPy's
+floating-point warnings.
 
-Each function has the two halves of a rule in C: coefficients, computed in float64 and rounded once to the dtype of the
-arrays, and the element-wise update, only + - * / and sqrt in that dtype. A gradient is first converted to the dtype of
-the parameters, and multiplied by its scale in float64.
+Each function has the two halves of a rule in C: the coefficients, which are computed in float64 and rounded once to the
+dtype of the arrays, and the element-wise update, which uses only + - * / and sqrt in that dtype. A gradient is first
+converted to the dtype of the parameters, and multiplied by its scale in float64.
 
 `Optimizer` steps a whole model by one of these functions, as `fastopt.Optimizer` does with the kernels: with groups,
 state buffers, step counts and the arguments of `step`.
@@ -45,7 +45,7 @@ R = TypeVar("R")
 
 
 def _quiet(function: Callable[P, R]) -> Callable[P, R]:
-    """Silences NumPy's warnings within a function. One `np.errstate` for all would not nest before NumPy 2."""
+    """Silences NumPy's warnings within a function. Before NumPy 2 one shared `np.errstate` could not be nested."""
 
     @functools.wraps(function)
     def quiet(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -56,7 +56,7 @@ def _quiet(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _scaled(g: Array, like: Array, grad_scale: float, maximize: bool) -> Array:
-    """The gradient as the dtype of `like`, times the scale: the product is formed in float64 and rounded once."""
+    """The gradient in the dtype of `like`, times the scale: the product is formed in float64 and rounded once."""
     converted = np.asarray(g, dtype=like.dtype)
     product: Array = (np.float64(-grad_scale if maximize else grad_scale) * converted.astype(np.float64)).astype(
         like.dtype
@@ -369,7 +369,7 @@ def lion(
     m = exp_avg
     g = _scaled(g, p, grad_scale, maximize)
     c = beta1 * m + rest1 * g
-    sign = np.where(c > 0, real(1), np.where(c < 0, real(-1), c))  # that of -0 is -0, unlike np.sign's
+    sign = np.where(c > 0, real(1), np.where(c < 0, real(-1), c))  # unlike np.sign, gives -0 for -0
     p[...] = keep * p - lr * sign
     m[...] = beta2 * m + rest2 * g
 
@@ -413,7 +413,7 @@ LANES, STRIP, STRIPS = 16, 4096, 1024
 
 
 def _sum_squares(row: Array, scale: float) -> np.float64:
-    """Strips of the row, each added up in lanes, the lanes pairwise, and then the strips in order."""
+    """The sum of squares in the fixed order of C: strips of the row in lanes, lanes pairwise, then strips in order."""
     strip = max(STRIP, LANES * -(-row.size // (LANES * STRIPS)))
     total = np.float64(0.0)
     for begin in range(0, row.size, strip):
@@ -464,8 +464,8 @@ def _leaves(arrays: Any) -> list[Array]:
 
 # ---- The optimizer. ----
 
-# For a state buffer that a rule can do without, the hyperparameter that calls for it; and for one that does not begin
-# at zero, the hyperparameter that says where it begins. Those that no rule takes are off, or zero, by default.
+# For each optional state buffer, the hyperparameter that calls for it; and for each that does not begin at zero, the
+# hyperparameter with its initial value. Those of them that are no argument of the rule are off, or zero, by default.
 _CALLED_FOR_BY = {"momentum_buffer": "momentum", "grad_avg": "centered", "max_exp_avg_sq": "amsgrad"}
 _BEGINS_AT = {"sum": "initial_accumulator_value"}
 
@@ -473,7 +473,7 @@ _BEGINS_AT = {"sum": "initial_accumulator_value"}
 class Optimizer:
     """An optimizer in NumPy: the model that every `fastopt.Optimizer` is compared with, bit for bit.
 
-    It shares no code with the compiled optimizers and trusts its arguments.
+    The class shares no code with the compiled optimizers, and does not check its arguments.
 
     Parameters
     ----------
@@ -489,15 +489,16 @@ class Optimizer:
     Attributes
     ----------
     param_groups : list of dict
-        The hyperparameters of each group, and its parameters as `"params"`. What is set counts from the next step on.
+        The hyperparameters of each group, and its parameters as `"params"`. Changes take effect with the next
+        step.
     state : list of dict
         For each parameter its state buffers by name and the number of steps taken, as `"step"`.
 
     Notes
     -----
-    A buffer that a later change of hyperparameters calls for begins with the next step, or with `add_buffers`. It then
-    stays, though it is not used while the hyperparameter is off. The buffer of SGD is filled by the first step with
-    momentum, so SGD counts its steps from there again.
+    If a later change of hyperparameters calls for a buffer, the next step adds it, or `add_buffers`. The buffer then
+    stays, though it is not used while the hyperparameter is off. SGD's buffer is filled by the first step with
+    momentum, so SGD counts its steps from that step on.
 
     Examples
     --------
@@ -517,8 +518,8 @@ class Optimizer:
         self.rule = rule
         self._function: Callable[..., None] = globals()[rule]
         takes = inspect.signature(self._function).parameters
-        # The rule takes p, g and its state buffers, of which those that may be left out are None by default; then the
-        # number of the step, where it counts them; the hyperparameters of a group; and the scale.
+        # The rule takes p, g and its state buffers, of which the optional ones are None by default; then the number of
+        # the step, if it needs that; the hyperparameters of a group; and the scale.
         positional = [name for name, each in takes.items() if each.kind is each.POSITIONAL_OR_KEYWORD]
         self._required = [name for name in positional if name not in ("p", "g")]
         self._optional = {name: _CALLED_FOR_BY[name] for name, each in takes.items() if each.default is None}
@@ -577,11 +578,11 @@ class Optimizer:
         return [p for group in self.param_groups for p in group["params"]]
 
     def add_buffers(self) -> None:
-        """Begin the state buffers that hyperparameters call for since they were changed, as `step` does at once."""
+        """Add the state buffers that the hyperparameters call for now; `step` does this first."""
         for group, p, state in self._tensors():
             for name in self._used(group):
                 if name not in state and self.rule == "sgd":
-                    state["step"] = 0  # the step that fills the buffer is the first one, and adds the buffer
+                    state["step"] = 0  # the next step counts as the first: it adds and fills the buffer
                 elif name not in state:
                     state[name] = np.full_like(p, group[_BEGINS_AT[name]] if name in _BEGINS_AT else 0.0)
 
@@ -636,5 +637,5 @@ class Optimizer:
         return zip(groups, self.params, self.state, strict=True)
 
     def _used(self, group: Mapping[str, Any]) -> list[str]:
-        """The state buffers that the rule takes with these hyperparameters."""
+        """The names of the state buffers that the rule takes with these hyperparameters."""
         return self._required + [name for name, caller in self._optional.items() if group[caller]]

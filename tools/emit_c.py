@@ -51,7 +51,7 @@ def core_functions() -> list[str]:
 
 
 def function_names(rules: Table) -> list[str]:
-    """All public functions, in the order of the capsule's table."""
+    """The names of all public functions, in the order of the capsule's table."""
     return [f"{rule.name}_{suffix}" for rule in rules.rules for suffix in TYPES] + core_functions()
 
 
@@ -108,7 +108,7 @@ def public_header(rules: Table) -> str:
 
 
 def unclashed(rule: Rule) -> tuple[table.Hyper, ...]:
-    """The hyperparameters, whose constants must not be those of a state buffer."""
+    """The hyperparameters; TableError if one has a state buffer's name, since their constants would clash."""
     shared = {hyper.name for hyper in rule.hypers} & {state.name for state in rule.states}
     if shared:
         raise table.TableError(f"{rule.name}: {', '.join(shared)} is a state buffer and a hyperparameter")
@@ -168,7 +168,7 @@ def rules_c(rules: Table) -> str:
 
 
 def erased(rule: Rule) -> str:
-    """The coefficients of a rule as functions that the table can hold, one a type, and what its sizes must be."""
+    """The coefficients of a rule as functions of one signature, for the table, and assertions of its sizes."""
     name = rule.name
     text = f"""
 _Static_assert(sizeof(struct {name}_hypers) == {len(rule.hypers)} * sizeof(double), "");
@@ -180,7 +180,7 @@ _Static_assert(sizeof(struct {name}_coefficients) <= FASTOPT_MAX_COEFFICIENTS * 
 
 
 def prepare(rule: Rule, suffix: str, real: str) -> str:
-    """From hyperparameters (and the sums of a tensor) to the coefficients of a loop, rounded once."""
+    """The functions from hyperparameters (and the sums of a tensor) to the coefficients of a loop, rounded once."""
     name, upper = rule.name, rule.name.upper()
     arguments = ["const double *hyper", "void *const *state", "unsigned options"]
     head = f"ALWAYS_INLINE int prepare_{name}_{suffix}("

@@ -3,7 +3,7 @@
     python tools/generate.py            writes what has changed
     python tools/generate.py --check    writes nothing; fails and names the files that would change
 
-Each file that is written whole says so in its first lines. In files that are written by hand but for a part, that part
+A file that is generated as a whole says so in its first lines. In a file that is written by hand, a generated part
 stands between the lines BEGIN GENERATED and END GENERATED.
 """
 
@@ -24,7 +24,7 @@ ROOT = table.ROOT
 
 
 def generated(rules: table.Table) -> dict[str, str]:
-    """{path below the root: what the whole file must hold}, of every file that is generated whole or in part."""
+    """{path below the root: the whole text} of every file that is generated as a whole or in part."""
     files = {**emit_c.files(rules), **emit_python.files(rules)}
     for path, parts in emit_python.parts(rules).items():
         files[path] = _replaced(path, parts)
@@ -32,7 +32,7 @@ def generated(rules: table.Table) -> dict[str, str]:
 
 
 def _replaced(path: str, parts: dict[str, str]) -> str:
-    """A file of ours with its generated parts replaced: {label: text}."""
+    """The text of a file with its generated parts, {label: text}, replaced."""
     text = (ROOT / path).read_text(encoding="utf-8")
     for label, part in parts.items():
         pattern = rf"(^.*BEGIN GENERATED {re.escape(label)}\b.*\n)(?:.*\n)*?(^.*END GENERATED {re.escape(label)}\b)"

@@ -11,7 +11,7 @@ from table import ROOT, Table
 
 @dataclass(frozen=True)
 class Function:
-    """One public function: the name without its prefix `fastopt_`."""
+    """One public function; its name is without the prefix `fastopt_`."""
 
     result: str  # "const char *", "int"
     name: str
@@ -26,24 +26,24 @@ class Function:
 
 
 def _before(kind: str) -> str:
-    """A type as it stands before a name: `int `, `float *`."""
+    """A type as C writes it before a name: `int `, `float *`."""
     return kind if kind.endswith("*") else f"{kind} "
 
 
 def functions(rules: Table) -> list[Function]:
-    """Every public function: those of the rules, then the others in the order of fastopt.h."""
+    """Every public function: those of the rules, then those of fastopt.h in its order."""
     return [function for name in ("fastopt_rules.h", "fastopt.h") for function in parsed(source(rules, name))]
 
 
 def source(rules: Table, name: str) -> str:
-    """The text of a header in csrc/: as it is generated from the table if it is, else as it stands there."""
+    """The text of a header in csrc/: newly generated if it comes from the table, else as the file has it."""
     path = f"csrc/{name}"
     generated = emit_c.files(rules)
     return generated[path] if path in generated else (ROOT / path).read_text(encoding="utf-8")
 
 
 def bare(text: str) -> str:
-    """C without its comments and directives, all white space made one blank."""
+    """C without comments and directives, each run of white space as one blank."""
     text = re.sub(r"/\*.*?\*/", " ", text, flags=re.DOTALL)
     text = re.sub(r"^[ \t]*#(?:.*\\\n)*.*$", "", text, flags=re.MULTILINE)
     return " ".join(text.split())

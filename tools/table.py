@@ -1,4 +1,4 @@
-"""Reads the table of rules, csrc/rules.toml, and checks that it is one."""
+"""Reads the table of rules, csrc/rules.toml, and checks it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATH = ROOT / "csrc" / "rules.toml"
 MAX_STATES, MAX_HYPERS, MAX_SUMS = 4, 12, 2
 
 
-# What an entry of a rule must have, and what it may have.
+# The keys that an entry of a rule must have, and those that it may have.
 NEEDED = ("name", "class", "title", "states", "hypers", "options", "arguments", "example")
 OPTIONAL = ("docs", "extra", "sums")
 
@@ -39,7 +39,7 @@ class Hyper:
     name: str
     range: Range
     doc: str
-    default: float | None  # None: the kernel has none
+    default: float | None  # None: required in the kernel
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class State:
     name: str
     doc: str
     needed_by: str | None = None
-    start: float | str = 0.0  # or the argument of the class that says it
+    start: float | str = 0.0  # the initial value, or the argument of the class that has it
     shape: str = "p"
 
 
@@ -56,7 +56,7 @@ class Option:
     name: str
     bit: int
     doc: str
-    needs: str | None = None  # what it asks of hyperparameters, in words
+    needs: str | None = None  # a condition on hyperparameters, in words
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Rule:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """The switches of the class that stand for a buffer: `amsgrad`."""
+        """The switches of the class that call for a buffer and are no hyperparameter in C, such as `amsgrad`."""
         names = {hyper.name for hyper in self.hypers}
         return tuple(state.needed_by for state in self.optional if state.needed_by and state.needed_by not in names)
 
@@ -96,7 +96,7 @@ class Table:
 
 
 class TableError(Exception):
-    """What is wrong with the table, and where."""
+    """An error in the table or in the headers; the message says where."""
 
 
 def read(path: Path = PATH) -> Table:
@@ -111,7 +111,7 @@ def read(path: Path = PATH) -> Table:
     return Table(rules, tuple(ranges.values()), tuple(options.values()), {name: r for name, (r, _) in hypers.items()})
 
 
-def _rule(entry: dict[str, Any], ranges: dict[str, tuple[Range, str]], options: dict[str, Option]) -> Rule:
+def _rule(entry: dict[str, Any], known_hypers: dict[str, tuple[Range, str]], options: dict[str, Option]) -> Rule:
     name = entry.get("name", "a rule without a name")
 
     def need(condition: bool, words: str) -> None:
@@ -125,9 +125,9 @@ def _rule(entry: dict[str, Any], ranges: dict[str, tuple[Range, str]], options: 
     states = tuple(State(**state) for state in entry["states"])
     hypers, docs = [], entry.get("docs", {})
     for key, default in entry["hypers"].items():
-        need(key in ranges, f"the hyperparameter {key} is not in [hypers]")
-        words, doc = ranges[key]
-        hypers.append(Hyper(key, words, docs.get(key, doc), None if default == "required" else default))
+        need(key in known_hypers, f"the hyperparameter {key} is not in [hypers]")
+        allowed, doc = known_hypers[key]
+        hypers.append(Hyper(key, allowed, docs.get(key, doc), None if default == "required" else default))
     names = [hyper.name for hyper in hypers]
     need("step" not in names[1:], "step must be the first hyperparameter")
     need(names[-1] == "grad_scale", "grad_scale must be the last hyperparameter")
@@ -143,9 +143,9 @@ def _rule(entry: dict[str, Any], ranges: dict[str, tuple[Range, str]], options: 
     starts = [state.start for state in states if isinstance(state.start, str)]
     need(all(start in extra for start in starts), "a state buffer starts with an argument that is not in extra")
     variants = [state.needed_by for state in states if state.needed_by]
-    known = {*names, *entry["options"], *variants, *extra, *(["betas"] if "beta1" in names else [])}
-    known -= {"step", "grad_scale", "beta1", "beta2"}
-    strange = [each for each in entry["arguments"] if each not in known]
+    arguments = {*names, *entry["options"], *variants, *extra, *(["betas"] if "beta1" in names else [])}
+    arguments -= {"step", "grad_scale", "beta1", "beta2"}
+    strange = [each for each in entry["arguments"] if each not in arguments]
     need(not strange, f"the class cannot take {', '.join(strange)}")
     need(("beta1" in names) == ("beta2" in names), "beta1 and beta2 must be there together")
     sums = tuple(entry.get("sums", ()))

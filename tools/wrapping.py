@@ -1,4 +1,4 @@
-"""Text of generated files on lines that are not too long."""
+"""Breaks the text of generated files into lines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ WIDTH = 120
 
 
 def packed(items: list[str], first: str, rest: str, last: str = "") -> str:
-    """Items with commas between them, as many on a line as there is room for: `first` and `rest` begin the lines."""
+    """Items with commas between them, as many on a line as fit. `first` begins the first line, `rest` all others."""
     lines, line = [], first
     for i, item in enumerate(items):
         piece = item + ("," if i < len(items) - 1 else last)

@@ -1,4 +1,4 @@
-"""The field's standard list of methods, each once: how it is made, how it is fed, how it goes down the surface."""
+"""The field's standard methods: for each its optimizer, batch size, epochs and hyperparameters."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import fastopt
 class Method:
     """A method of training.
 
-    `name` is what the command line calls it; `batch_size` None is all the data; `hypers` are for the digits, `surface`
-    for the two-dimensional surface, whose gradients are of another size.
+    `name` is its name on the command line; `batch_size=None` means all the data; `hypers` are the hyperparameters for
+    the digits, `surface` those for the two-dimensional surface, whose gradients are of another size.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Method:
     epochs: int
     hypers: Mapping[str, Any]
     surface: Mapping[str, Any] = field(default_factory=dict)
-    expects: float | None = 0.93  # test accuracy that its users would expect here
+    expects: float | None = 0.93  # the test accuracy below which the report has a remark; None: any will do
     note: str = ""
 
 

@@ -1,4 +1,4 @@
-"""A small multi-layer perceptron in NumPy: forward, backward, nothing else."""
+"""A small multi-layer perceptron in NumPy: the forward and the backward pass."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MLP:
     Attributes
     ----------
     params : dict of str to array
-        `w1`, `b1`, `w2`, `b2`; what an optimizer updates in place.
+        `w1`, `b1`, `w2`, `b2`, which an optimizer updates in place.
     """
 
     def __init__(self, sizes: tuple[int, int, int], rng: np.random.Generator, dtype: Any = np.float32) -> None:
@@ -54,7 +54,7 @@ class MLP:
         hidden, log_probabilities = self.forward(x)
         rows = np.arange(len(labels))
         loss = float(-log_probabilities[rows, labels].mean())
-        d_logits = np.exp(log_probabilities)  # of softmax and cross-entropy together: probability - truth
+        d_logits = np.exp(log_probabilities)  # the gradient of softmax and cross-entropy together: probability - truth
         d_logits[rows, labels] -= 1
         d_logits /= len(labels)
         d_hidden = d_logits @ self.params["w2"].T

@@ -1,4 +1,4 @@
-"""What the demo shows: the table and the two pictures."""
+"""The output of the demo: the table, its notes and the two plots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastopt.demo import surface
 from fastopt.demo.methods import Method
 from fastopt.demo.training import Result
 
-# Okabe and Ito's palette, which the colour-blind can tell apart; line styles for the rest.
+# Mostly Okabe and Ito's palette, which the colour-blind can tell apart; line styles help with the other colours.
 STYLES = [
     ("#000000", "-"),
     ("#E69F00", "--"),
@@ -25,7 +25,7 @@ STYLES = [
     ("#7A0177", ":"),
 ]
 
-XLIM, YLIM = (0.2, 3.4), (-1.1, 1.7)  # of the surface: the paths lie within
+XLIM, YLIM = (0.2, 3.4), (-1.1, 1.7)  # the part of the surface that is drawn: all paths lie within it
 
 
 def table(results: list[Result]) -> Table:
@@ -38,7 +38,7 @@ def table(results: list[Result]) -> Table:
         padding=(0, 1, 0, 0),
     )
     shown.add_column("\nmethod", no_wrap=True)
-    # Two lines a heading and few frames keep the table within 80 columns.
+    # Headings of two lines and few frames keep the table within 80 columns.
     headings = ["\nbatch", "\nepochs", "\nsteps", "training\nloss", "test\nacc."]
     for heading in [*headings, "us/step\nfastopt", "us/step\nNumPy", "\nratio"]:
         shown.add_column(heading, justify="right", no_wrap=True)
@@ -58,7 +58,7 @@ def table(results: list[Result]) -> Table:
 
 
 def notes(results: list[Result], default_epochs: bool) -> list[str]:
-    """What the table's readers should know."""
+    """The lines below the table: what its columns mean, and remarks on methods."""
     lines = [
         "Training loss: mean cross-entropy over the training data after the last epoch, in nats.",
         f"us/step: median time of one optimizer step of this model (4 float32 arrays, {results[0].elements} elements), "
@@ -76,7 +76,7 @@ def notes(results: list[Result], default_epochs: bool) -> list[str]:
 
 
 def plot_losses(results: list[Result], styles: dict[str, tuple[str, str]], path: Path) -> None:
-    """Training loss against epochs, both axes logarithmic so that the first epochs are seen."""
+    """Training loss against epochs, both axes logarithmic so that the first epochs can be seen."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")
@@ -114,7 +114,7 @@ def plot_paths(results: list[Result], styles: dict[str, tuple[str, str]], path: 
     axes.contour(x, y, surface.value(x, y), levels, colors="white", linewidths=0.5)
     shown: dict[object, list[Method]] = {}
     for result in results:
-        # Batch GD, SGD and mini-batch GD are one rule; without data they walk one path.
+        # Batch GD, SGD and mini-batch GD are one rule; without data they have one path, drawn once.
         key = (result.method.optimizer, tuple(result.method.surface.items()))
         shown.setdefault(key, []).append(result.method)
     for methods in shown.values():

@@ -1,4 +1,4 @@
-"""The main job from loading the digits to the saved plots."""
+"""The main job: loads the digits, trains with each method, prints the table and saves the plots."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def run(names: Sequence[str], epochs: int | None, seed: int, output: Path, plot:
     Parameters
     ----------
     names : sequence of str
-        Of the methods, as `METHODS` has them.
+        The keys of the methods in `METHODS`.
     epochs : int or None
-        For every method; None takes each method's own number.
+        The number of epochs of every method; None takes each method's own.
     seed : int
-        Of the split, the weights and the shuffling.
+        The seed of the split, the weights and the shuffling.
     output : Path
-        The folder for the plots, which exists.
+        The folder for the plots, which must exist.
     plot : bool
-        Whether to draw them.
+        Whether to draw the plots.
     """
     console = Console()
     digits = Digits.load(seed)

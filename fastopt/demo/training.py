@@ -22,7 +22,7 @@ from fastopt.demo.mlp import MLP
 Array = np.ndarray[Any, np.dtype[Any]]
 
 HIDDEN = 64
-RECENT = 40  # gradients that the timing goes round in: real ones, so that as many elements are zero as in training
+RECENT = 40  # the last gradients, which the timing repeats: real ones, so that as many elements are 0 as in training
 TIMED_STEPS = 10 * RECENT
 
 
@@ -39,13 +39,13 @@ class Digits:
     def load(cls, seed: int) -> Digits:
         images, labels = load_digits(return_X_y=True)
         x = (images / 16).astype(np.float32)
-        state = int(np.random.default_rng(seed).integers(2**32))  # scikit-learn takes no larger seed
+        state = int(np.random.default_rng(seed).integers(2**32))  # the range of scikit-learn's seeds
         return cls(*train_test_split(x, labels, test_size=0.25, stratify=labels, random_state=state))
 
 
 @dataclass
 class Result:
-    """What came of one method: the training loss after each epoch (the first is before training), and so on."""
+    """The result of one method: the training loss before training and after each epoch, accuracy and times."""
 
     method: Method
     losses: list[float] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Result:
 
 
 def train(method: Method, digits: Digits, epochs: int, seed: int, progress: Callable[[float], None]) -> Result:
-    """Trains a perceptron from the same start with one method; `progress` hears the loss after each epoch."""
+    """Trains a perceptron from the same start with one method; calls `progress` with the loss after each epoch."""
     rng = np.random.default_rng(seed)
     model = MLP((digits.x_train.shape[1], HIDDEN, 10), rng)
     optimizer = method.optimizer(model.params, **method.hypers)
@@ -65,7 +65,7 @@ def train(method: Method, digits: Digits, epochs: int, seed: int, progress: Call
     result.elements = sum(param.size for param in model.params.values())
     recent: deque[dict[str, Array]] = deque(maxlen=RECENT)
     for _ in range(epochs):
-        # A last batch of a few samples would move the weights as far as a whole one: the loss would jump.
+        # A last batch of few samples would move the weights as far as a full one does, and make the loss jump.
         for x, y in fastopt.minibatches(
             digits.x_train, digits.y_train, batch_size=method.batch_size, drop_last=True, rng=rng
         ):
@@ -82,25 +82,26 @@ def train(method: Method, digits: Digits, epochs: int, seed: int, progress: Call
 
 
 def look_ahead(optimizer: fastopt.Optimizer) -> contextlib.AbstractContextManager[None]:
-    """NAG takes its gradient at the look-ahead point; for the others the block does nothing."""
+    """A block in which to take the gradient: at the look-ahead point for NAG; for other rules it does nothing."""
     return optimizer.lookahead() if isinstance(optimizer, fastopt.NAG) else contextlib.nullcontext()
 
 
 def time_step(optimizer: fastopt.Optimizer, recent: list[dict[str, Array]]) -> tuple[float, float]:
-    """Median microseconds of a step of this model by fastopt and by the NumPy reference, taken in turn."""
-    ours, theirs = copy.deepcopy(optimizer), fastopt.reference.Optimizer.like(optimizer)
-    calls: tuple[Callable[[dict[str, Array]], object], ...] = (ours.step, reference_step(theirs, list(ours.state)))
+    """Median microseconds of a step of this model by fastopt and by the NumPy reference, measured in turns."""
+    compiled, model = copy.deepcopy(optimizer), fastopt.reference.Optimizer.like(optimizer)
+    reference = reference_step(model, list(compiled.state))
+    calls: tuple[Callable[[dict[str, Array]], object], ...] = (compiled.step, reference)
     times: tuple[list[int], list[int]] = ([], [])
     for i in range(TIMED_STEPS):
         grads = recent[i % len(recent)]
-        for call, taken in zip(calls, times, strict=True):
+        for call, durations in zip(calls, times, strict=True):
             start = time.perf_counter_ns()
             call(grads)
-            taken.append(time.perf_counter_ns() - start)
-    step, reference = (statistics.median(taken) / 1e3 for taken in times)
-    return step, reference
+            durations.append(time.perf_counter_ns() - start)
+    step_us, reference_us = (statistics.median(durations) / 1e3 for durations in times)
+    return step_us, reference_us
 
 
 def reference_step(model: fastopt.reference.Optimizer, names: Sequence[Any]) -> Callable[[dict[str, Array]], object]:
-    """The step of the reference's optimizer, from gradients by the names of the parameters."""
+    """A step of the reference's optimizer that takes gradients by the names of the parameters."""
     return lambda grads: model.step([grads[name] for name in names])

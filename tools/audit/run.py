@@ -1,10 +1,10 @@
-"""Runs all that is too long for the suite, and says in one table what was tried, how many cases, and what failed.
+"""Runs everything that is too long for the suite; one table shows what was tried, how many cases, and what failed.
 
     python tools/audit/run.py                    # everything: an hour or two
-    python tools/audit/run.py --only fuzz guided # some parts, --list names them
+    python tools/audit/run.py --only fuzz guided # some parts; --list names them
 
-The output of each part is in build/audit, and so is what it found. The table, also in tools/audit/RESULTS.md, is of all
-parts as they were run last; under it stands of each when that was, and on which commit.
+The output and the results of each part are in build/audit. The table, which is also in tools/audit/RESULTS.md, has the
+last results of all parts; below it are the date and the commit of each part's last run.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Part:
-    """A command, and how its results are read: from a JUnit file, or from what it printed."""
+    """A command, and the function that reads its results from its output or from a file."""
 
     name: str
     command: Sequence[str]
@@ -57,7 +57,7 @@ class Part:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-# ---- How results are read. ----
+# ---- Reading results. ----
 
 
 def junit(name: str, what: str) -> Callable[[str], list[Row]]:
@@ -95,7 +95,7 @@ def lines(printed: str) -> list[Row]:
     ]
 
 
-# ---- What is run. ----
+# ---- The parts. ----
 
 
 def pytest(name: str, what: str, *command: str, **environment: str) -> Part:
@@ -139,7 +139,7 @@ def parts() -> list[Part]:
 
 
 def present_commit() -> str:
-    """Its name, with a mark if files have changed since, other than what this writes."""
+    """The short hash of HEAD, with a mark if files other than the results have changed since."""
 
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=ROOT, check=False)
@@ -152,7 +152,7 @@ def present_commit() -> str:
 
 
 def run(part: Part, commit: str) -> None:
-    """Runs a part and keeps what it found."""
+    """Runs a part and saves its results in build/audit."""
     (BUILD / f"{part.name}.xml").unlink(missing_ok=True)
     began, log = time.monotonic(), BUILD / f"{part.name}.log"
     with log.open("w", encoding="utf-8") as file:
@@ -174,11 +174,11 @@ def run(part: Part, commit: str) -> None:
     (BUILD / f"{part.name}.json").write_text(json.dumps(record), encoding="utf-8")
 
 
-# ---- What is said. ----
+# ---- The report. ----
 
 
 def records() -> dict[str, dict[str, Any]]:
-    """What is known of each part that was run."""
+    """The saved results of each part that was ever run."""
     paths = {part.name: BUILD / f"{part.name}.json" for part in parts()}
     return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
 
@@ -202,15 +202,15 @@ def table(found: Mapping[str, Mapping[str, Any]], box: Box) -> Table:
 
 
 def report() -> int:
-    """Prints the table and writes it; returns how much failed."""
+    """Prints the table and writes it to RESULTS.md; returns how many cases failed."""
     found = records()
     known = {
         name: f"{name}: commit {record['commit']}, {record['date']}, {record['minutes']} minutes"
         for name, record in found.items()
     }
-    told = [known.get(part.name, f"{part.name}: not run") for part in parts()]
+    runs = [known.get(part.name, f"{part.name}: not run") for part in parts()]
     about = f"On {platform.machine()} with {', '.join(fastopt.available_isas())}.\n\n" + "\n".join(
-        f"- {line}" for line in told
+        f"- {line}" for line in runs
     )
     Console().print(table(found, SIMPLE_HEAD), about)
     with RESULTS.open("w", encoding="utf-8") as file:
