@@ -46,12 +46,14 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         type=_method,
         metavar="NAME",
-        help="one method, may be given again (default: all; see below)",
+        help="a method to train with; can be repeated (default: all; see below)",
     )
     demo.add_argument(
         "--epochs", type=_whole(1), metavar="N", help="for every method (default: each method's own number)"
     )
-    demo.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of all chance (default: %(default)s)")
+    demo.add_argument(
+        "--seed", type=_whole(0), default=0, metavar="N", help="for all random draws (default: %(default)s)"
+    )
     demo.add_argument(
         "--output", type=Path, default=Path("demo-output"), metavar="FOLDER", help="for plots (default: %(default)s)"
     )
@@ -63,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 def _demo(arguments: argparse.Namespace) -> int:
     try:
         if not arguments.no_plot:
-            import matplotlib  # noqa: F401 (its absence is said before training starts, not after it)
+            import matplotlib  # noqa: F401 (if it is missing, fail before training, not after it)
 
         from fastopt.demo.run import run
     except ModuleNotFoundError as error:
@@ -98,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _demo(arguments)
     except KeyboardInterrupt:
-        return 130  # as shells report it; after Ctrl-C nobody needs a traceback
+        return 130  # the status that shells give Ctrl-C, which needs no traceback
 
 
 if __name__ == "__main__":

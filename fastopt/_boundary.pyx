@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""What keeps bad input away from the loops: every number and every array of a caller is checked here.
+"""Keeps bad input away from the loops: checks every number and every array that a caller gives.
 
-Nothing here writes to an array or knows a rule. Errors name the argument, what was found and what would be right.
+Nothing here writes to an array or knows a rule. Errors name the argument, what was found and what is expected.
 """
 
 cimport numpy as cnp
@@ -23,7 +23,7 @@ cdef extern from "numpy/ndarraytypes.h":
         NPY_HALF
         NPY_USERDEF
 
-MAX_THREADS = 256  # the core clamps larger numbers to it
+MAX_THREADS = 256  # the core clamps larger numbers to this one
 
 
 # ---- Numbers. ----
@@ -38,7 +38,7 @@ cdef double number(str name, object value) except? -1.0:
         return value
     try:
         if isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind not in "biufO":
-            raise TypeError  # NumPy would read a number from text, and leave the imaginary part behind
+            raise TypeError  # NumPy would parse text as a number, and drop an imaginary part
         return value
     except OverflowError:
         raise ValueError(f"{spoken(name)} must be a number that float64 holds, got {shown(value)}") from None
@@ -47,7 +47,7 @@ cdef double number(str name, object value) except? -1.0:
 
 
 def as_number(str name, value):
-    """`value` as a float, or the error that names it."""
+    """`value` as a float, or an error that names the argument."""
     return number(name, value)
 
 
@@ -84,12 +84,12 @@ cpdef tuple pair(str name, object value):
 
 # ---- Arrays. ----
 
-# The number by which NumPy knows ml_dtypes.bfloat16, once an array of it was seen.
+# NumPy's type number of ml_dtypes.bfloat16, which is registered at run time; -1 until the first array of that type.
 cdef int bfloat16 = -1
 
 
 cdef int type_of(cnp.ndarray a) noexcept:
-    """The core's name for the type of an array's elements; 0: it has none."""
+    """The core's constant for the type of an array's elements, or 0 if the core has no such type."""
     global bfloat16
     cdef int kind = cnp.PyArray_TYPE(a)
     if kind == cnp.NPY_FLOAT:
@@ -116,8 +116,8 @@ cdef bint is_bfloat16(cnp.ndarray a) noexcept:
 cdef cnp.ndarray as_array(str name, object obj, bint writable, bint gradient):
     """`obj` as an array on the same memory, or the error that says what is wrong with it.
 
-    A parameter or state buffer is float32 or float64. Where it is to be written, each of its elements must have a place
-    of its own. A gradient may also be float16 or bfloat16.
+    A parameter or state buffer must be float32 or float64; a gradient may also be float16 or bfloat16. No two elements
+    of a writable array may share memory.
     """
     cdef cnp.ndarray a
     cdef int kind
@@ -130,19 +130,19 @@ cdef cnp.ndarray as_array(str name, object obj, bint writable, bint gradient):
                         f"fastopt takes {types_in_words(gradient)}{' gradients' if gradient else ''} "
                         "in native byte order")
     if writable and not cnp.PyArray_ISWRITEABLE(a):
-        raise ValueError(f"{name} is read-only, but is to be written")
+        raise ValueError(f"{name} is read-only, but must be writable")
     if not cnp.PyArray_ISALIGNED(a):
         raise ValueError(f"{name} is not aligned to its {a.itemsize}-byte elements; its memory must begin at a "
                          f"multiple of {a.itemsize} bytes, and its strides, {(<object>a).strides}, must be multiples "
                          "of that")
     if writable and not cnp.PyArray_IS_C_CONTIGUOUS(a) and not visits_once(a):
-        raise ValueError(f"{name} has several elements in one place (shape {(<object>a).shape}, strides "
-                         f"{(<object>a).strides}), but is to be written; each element needs its own")
+        raise ValueError(f"{name} has several elements at one address (shape {(<object>a).shape}, strides "
+                         f"{(<object>a).strides}); in an array that is written each element needs its own")
     return a
 
 
 cdef bint is_plain(object obj) noexcept:
-    """Whether `obj` needs no further look to be a parameter: the short way past `as_array`."""
+    """Whether `obj` is known to be a valid parameter: the fast path around `as_array`."""
     cdef int kind
     if type(obj) is not cnp.ndarray or not cnp.PyArray_ISCARRAY(<cnp.ndarray>obj):
         return False
@@ -164,7 +164,7 @@ cdef bint visits_once(cnp.ndarray a):
         return True
     if sum([step * (size - 1) for step, size in axes]) < (cnp.PyArray_SIZE(a) - 1) * a.itemsize:
         return False
-    # Rows may lie in each other's gaps. That is rare, so it may cost memory.
+    # Rows may be interleaved without sharing memory. That is rare, so this check may cost memory.
     offsets = sum(np.ix_(*[np.arange(size, dtype=np.int64) * step for step, size in axes]))
     offsets = np.sort(offsets, axis=None)
     return bool((np.diff(offsets) >= a.itemsize).all())
@@ -184,10 +184,10 @@ cdef object array_on_memory_of(str name, object obj, bint writable, bint gradien
     if isinstance(obj, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask the step would ignore; give its .data")
     if isinstance(obj, np.ndarray):
-        return np.asarray(obj)  # a subclass may have its own idea of reshape; the memory is the same
+        return np.asarray(obj)  # a subclass may override reshape; this is a plain array on the same memory
     try:
         return np.asarray(memoryview(obj))
-    except Exception:  # whatever its own code raises; the errors below say what it is
+    except Exception:  # code of the object may raise anything; the errors below name its type
         pass
     if not hasattr(type(obj), "__dlpack__"):
         raise TypeError(f"{name} is of type {type(obj).__name__}, which has no buffer of elements; give a NumPy array; "
@@ -195,7 +195,7 @@ cdef object array_on_memory_of(str name, object obj, bint writable, bint gradien
     try:
         array = np.from_dlpack(obj)  # unlike __array__, it never copies
         if writable and not array.flags.writeable:
-            # Before 2.1 NumPy says that of every tensor. If __array__ is the same memory, it knows better.
+            # NumPy before 2.1 imports every tensor as read-only. If __array__ has the same memory, its flag is right.
             other = np.asarray(obj)
             if other.ctypes.data == array.ctypes.data:
                 return other
@@ -212,17 +212,19 @@ cdef int same_shape(str name, cnp.ndarray a, str name_of_like, cnp.ndarray like)
 
 
 cdef int same_kind(str name, cnp.ndarray a, str name_of_like, cnp.ndarray like) except -1:
-    """Element type and shape as of `like`, or the error."""
+    """Raises an error unless the array has the element type and shape of `like`."""
     if cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(like):
         raise TypeError(f"{name} has dtype {a.dtype}, but {name_of_like} has {like.dtype}; "
                         "a parameter and its state have one dtype")
     return same_shape(name, a, name_of_like, like)
 
 
-cdef cnp.ndarray as_gradient(str name, object obj, bint writable, bint numbers, str name_of_like, cnp.ndarray like):
-    """`obj` as an array of the shape of `like`. With `numbers` it may be a number where that has no dimensions."""
+cdef cnp.ndarray as_gradient(
+    str name, object obj, bint writable, bint allow_numbers, str name_of_like, cnp.ndarray like
+):
+    """`obj` as an array of the shape of `like`. With `allow_numbers`, `obj` may be a number if `like` is 0-d."""
     cdef cnp.ndarray a
-    if numbers and cnp.PyArray_NDIM(like) == 0 and type(obj) is not cnp.ndarray:
+    if allow_numbers and cnp.PyArray_NDIM(like) == 0 and type(obj) is not cnp.ndarray:
         if isinstance(obj, (float, int, np.integer)) and not isinstance(obj, bool):
             obj = np.asarray(number(name, obj))
         elif isinstance(obj, np.generic):

@@ -19,11 +19,11 @@ cnp.import_array()
 __all__ = ["Buffers"]
 
 
-# ---- Blocks. No bytecode runs while one is entered or left: Ctrl-C falls before it, into it or after it. ----
+# ---- Context managers. Entering and leaving runs no bytecode, so Ctrl-C cannot interrupt either halfway. ----
 
 @cython.final
 cdef class Exclusive:
-    """A block in which only this thread may change the buffers, and nobody steps them."""
+    """A block in which only this thread may change the buffers, and no thread may step them."""
 
     cdef Buffers buffers
     cdef object reason
@@ -31,21 +31,21 @@ cdef class Exclusive:
 
     def __enter__(self):
         cdef unsigned long thread = PyThread_get_thread_ident()
-        if self.nested and self.buffers.busy and self.buffers.owner == thread:
+        if self.nested and self.buffers.busy and self.buffers.busy_thread == thread:
             return
         if self.buffers.busy:
-            self.buffers.refuse()
-        self.buffers.busy, self.buffers.owner, self.buffers.reason = True, thread, self.reason
+            self.buffers.raise_busy()
+        self.buffers.busy, self.buffers.busy_thread, self.buffers.busy_reason = True, thread, self.reason
         self.entered = True
 
     def __exit__(self, kind, value, trace):
         if self.entered:
-            self.buffers.busy, self.buffers.owner, self.buffers.reason = False, 0, None
+            self.buffers.busy, self.buffers.busy_thread, self.buffers.busy_reason = False, 0, None
 
 
 @cython.final
 cdef class Restored:
-    """A block after which the parameters have the bits again that they had before it."""
+    """A block at whose end the parameters get back the bits that they had at its start."""
 
     cdef Buffers buffers
     cdef list saved
@@ -55,7 +55,7 @@ cdef class Restored:
 
     def __exit__(self, kind, value, trace):
         cdef size_t i
-        for i in range(self.buffers.tensor_count):  # also if they have become read-only
+        for i in range(self.buffers.tensor_count):  # writes even if the arrays have become read-only
             copy_elements(self.buffers.views[i], self.saved[i])
 
 
@@ -66,47 +66,47 @@ cdef class Buffers:
     def __dealloc__(self):
         PyMem_Free(self.tensors)
         PyMem_Free(self.layouts)
-        PyMem_Free(self.kinds)
+        PyMem_Free(self.numpy_types)
         PyMem_Free(self.strided)
         PyMem_Free(self.spans)
 
     cdef bind_params(self, list leaves, structure):
-        """Binds the parameters. `structure` knows what errors call them, and brings gradients into their order."""
+        """Binds the parameters. `structure` names them in errors, and puts gradients in their order."""
         cdef size_t i, count = len(leaves)
         cdef cnp.ndarray array
         cdef list arrays = [None] * count
         if self.tensors:
-            raise RuntimeError("this optimizer has its parameters already; make another one for others")
+            raise RuntimeError("this optimizer has its parameters already; create another one for other parameters")
         self.rule, self.structure = RULES[type(self).rule], structure
         self.tensors = <fastopt_tensor *>zeroed(count, sizeof(fastopt_tensor))
         self.layouts = <fastopt_layout *>zeroed(count, sizeof(fastopt_layout))
-        self.kinds = <int *>zeroed(count, sizeof(int))
+        self.numpy_types = <int *>zeroed(count, sizeof(int))
         self.strided = <bint *>zeroed(count, sizeof(bint))
         self.spans = <Span *>zeroed((1 + FASTOPT_MAX_STATES) * count, sizeof(Span))
         self.views, self.exports = [None] * count, [None] * count
-        self.states = [[None] * len(self.rule.states)] * count  # such a list is replaced and never changed
+        self.states = [[None] * len(self.rule.states)] * count  # shared by the tensors: replaced, never changed
         for i in range(count):
             array = leaves[i] if is_plain(leaves[i]) else as_array(self.param_name(i), leaves[i], True, False)
             self.tensors[i].size = sizeof(fastopt_tensor)
             self.tensors[i].n = cnp.PyArray_SIZE(array)
             self.tensors[i].p = cnp.PyArray_DATA(array)
-            self.kinds[i] = cnp.PyArray_TYPE(array)
+            self.numpy_types[i] = cnp.PyArray_TYPE(array)
             self.elements += self.tensors[i].n
             self.exports[i] = memoryview(array)
             self.views[i] = view_of(array)
             arrays[i] = array
         self.arrays, self.tensor_count = tuple(arrays), count
 
-    # Errors are rare, so what they call the tensors is put together when it is first asked for.
+    # Errors are rare, so the names of the tensors are put together for the first error that needs them.
 
     def _param_names(self):
-        """What errors call the parameters."""
+        """The names of the parameters in errors."""
         if self.param_names is None:
             self.param_names = self.structure.names("params")
         return self.param_names
 
     def _grad_names(self):
-        """What errors call the gradients."""
+        """The names of the gradients in errors."""
         if self.grad_names is None:
             self.grad_names = self.structure.names("grads")
         return self.grad_names
@@ -117,16 +117,16 @@ cdef class Buffers:
     cdef str grad_name(self, size_t i):
         return self._grad_names()[i]
 
-    # ---- Where what a step writes lies. ----
+    # ---- The memory that a step writes. ----
 
-    cdef void place(self, size_t i, unsigned used) noexcept:
-        """Points a tensor to those of its state buffers that are in use, and adds the places of all that it writes."""
+    cdef void point_tensor(self, size_t i, unsigned used) noexcept:
+        """Points a tensor to its state buffers in use, and adds the spans of its parameter and of these buffers."""
         cdef fastopt_tensor *tensor = &self.tensors[i]
         cdef fastopt_layout *layout = &self.layouts[i]
         cdef cnp.ndarray view = self.views[i], buffer
         cdef list states = self.states[i]
         cdef Py_ssize_t slot
-        # The layout points into views that nobody else has, so its shapes and strides stay as they are.
+        # The layout points into views that no other code has, so its shapes and strides cannot change.
         layout.size = sizeof(fastopt_layout)
         layout.ndim = cnp.PyArray_NDIM(view)
         layout.shape = <const Py_ssize_t *>cnp.PyArray_DIMS(view)
@@ -141,7 +141,7 @@ cdef class Buffers:
                 layout.state_strides[slot] = strides_of(buffer)
                 self.strided[i] = self.strided[i] or layout.state_strides[slot] != NULL
                 self.add_span(buffer, i)
-        tensor.g = NULL  # whichever the gradient was, it was not compared with these places
+        tensor.g = NULL  # the last gradient was not compared with these spans: the next one must be
 
     cdef void add_span(self, cnp.ndarray array, size_t i) noexcept:
         if cnp.PyArray_SIZE(array):
@@ -149,26 +149,27 @@ cdef class Buffers:
             self.span_count += 1
 
     cdef sort_spans(self, bint check):
-        """Sorts the places. ValueError where two share memory; without `check` they are known not to."""
+        """Sorts the spans. With `check`, ValueError if two buffers share memory; without, they are known not to."""
         self.at_bound = False
         self.spans_disjoint = sort_apart(
             self.spans, self.span_count, self._param_names if check else None, "parameter")
 
-    # ---- Who may use them. ----
+    # ---- One thread at a time. ----
 
-    cdef refuse(self):
-        raise RuntimeError(self.reason or "this optimizer is already in use, by another thread or by a call that is "
-                                          "still running in this one; nothing was written")
+    cdef raise_busy(self):
+        raise RuntimeError(self.busy_reason or "this optimizer is already in use, by another thread or by a call that "
+                                               "is still running in this one; nothing was written")
 
-    cdef guard(self):
-        """RuntimeError if the buffers are in use, unless this thread has them for itself."""
-        if self.busy and self.owner != PyThread_get_thread_ident():
-            self.refuse()
+    cdef check_idle(self):
+        """RuntimeError if the buffers are in use, unless this thread is inside its own `_exclusive` block."""
+        if self.busy and self.busy_thread != PyThread_get_thread_ident():
+            self.raise_busy()
 
     def _exclusive(self, reason=None, *, nested=False):
-        """A block in which only this thread may change the buffers and nobody steps; `reason` is the others' error.
+        """A block in which only this thread may change the buffers, and no thread may step them.
 
-        With `nested` the thread may be inside such a block already. Do not write a loop directly inside the block, but
+        Any other use meanwhile is a RuntimeError with the message `reason`. With `nested` the thread may be inside such
+        a block already. Do not write a loop directly inside the block, but
         call a function instead: on CPython 3.13.0 an interrupt at a loop's jump back skips `__exit__`.
         """
         cdef Exclusive block = Exclusive.__new__(Exclusive)
@@ -176,7 +177,7 @@ cdef class Buffers:
         return block
 
     def _restored(self):
-        """A block after which the parameters have the bits again that they had before it."""
+        """A block at whose end the parameters get back the bits that they had at its start."""
         cdef Restored block = Restored.__new__(Restored)
         block.buffers = self
         return block

@@ -1,7 +1,7 @@
-"""Checkpoints in files: all that an optimizer needs to go on, written whole or not at all, and read with suspicion.
+"""Checkpoints in files: all that an optimizer needs to go on, written whole or not at all, and never trusted.
 
-A checkpoint is a .npz file as NumPy writes it, uncompressed and without pickles, so that `numpy.load` and whatever else
-knows zip and .npy can read it:
+A checkpoint is a .npz file as NumPy writes it, uncompressed and without pickles, so that `numpy.load` and other tools
+that know zip and .npy can read it:
 
     fastopt.json                  {"format": "fastopt checkpoint 1", "rule": "adam", "steps": [3, ...], "param_groups":
                                   [{"lr": 0.001, ..., "params": [0, ...]}, ...]}
@@ -30,17 +30,17 @@ Array = np.ndarray[Any, np.dtype[Any]]
 FORMAT = "fastopt checkpoint 1"
 HEADER = "fastopt.json"
 MARK = b"sha256:"
-COMMENT = len(MARK) + 2 * hashlib.sha256().digest_size
+COMMENT_SIZE = len(MARK) + 2 * hashlib.sha256().digest_size
 CHUNK = 1 << 20
 
-# Bytes: more than all but the elements of one tensor's arrays takes in a file.
-ROOM = 1 << 14
-# Characters of a mapping's key, as JSON writes them in up to 12 bytes each.
+# Bytes: an upper bound on what a file has for one tensor besides the elements of its arrays, and on its general part.
+OVERHEAD = 1 << 14
+# Characters of a mapping's key; JSON needs up to 12 bytes for each, so a key fits in OVERHEAD.
 LONGEST_KEY = 1000
 
 
 def is_kept(key: object) -> bool:
-    """Whether a mapping's key comes back from a file as it was."""
+    """Whether a file keeps a mapping's key unchanged: an int of 64 bits, or a str that is not too long."""
     return (type(key) is int and abs(key) < 1 << 63) or (type(key) is str and len(key) <= LONGEST_KEY)
 
 
@@ -48,33 +48,33 @@ def is_kept(key: object) -> bool:
 
 
 def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
-    """Writes a new file in the same folder, sees it on the disk, and puts it in the place of the old one."""
+    """Writes a temporary file in the same folder, syncs it to the disk, and renames it to `path`."""
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "x+b") as file:
             with zipfile.ZipFile(file, "w") as archive:
-                archive.comment = bytes(COMMENT)
+                archive.comment = bytes(COMMENT_SIZE)
                 archive.writestr(HEADER, json.dumps({"format": FORMAT, **header}))
                 for name, array in arrays.items():
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        # In C order whatever the memory's is: the file says nothing of how a model lies in memory.
+                        # Always in C order: the file does not depend on the strides of a model.
                         np.lib.format.write_array(member, np.asarray(array, order="C"), allow_pickle=False)
-            digest = _digest(file, file.seek(0, os.SEEK_END) - COMMENT)
+            digest = _digest(file, file.seek(0, os.SEEK_END) - COMMENT_SIZE)
             file.write(MARK + digest)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error.__context__, KeyboardInterrupt):  # zipfile complains of an open member
+        if isinstance(error.__context__, KeyboardInterrupt):  # hidden by zipfile's own error
             raise error.__context__ from None
         raise
     _sync_folder(target.parent)
 
 
 def _digest(file: IO[bytes], size: int) -> bytes:
-    """The digest of the first so many bytes, as text; the file's position is after them."""
+    """The digest of the first `size` bytes, in hexadecimal; leaves the file's position after them."""
     sha256 = hashlib.sha256()
     file.seek(0)
     while size > 0 and (chunk := file.read(min(CHUNK, size))):
@@ -84,7 +84,7 @@ def _digest(file: IO[bytes], size: int) -> bytes:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Sees the new name on the disk."""
+    """Syncs the new name to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -98,18 +98,18 @@ def _sync_folder(folder: Path) -> None:
 def read(
     path: str | os.PathLike[str], rule: str, states: Sequence[str], like: Sequence[Array], with_params: bool
 ) -> tuple[dict[str, Any], list[dict[str, Array]], list[Array]]:
-    """What a file says of an optimizer with this rule, these state buffers and parameters like these.
+    """Reads a checkpoint of an optimizer with this rule, these state buffers and parameters like these.
 
-    The header; the state buffers of each parameter by name; and the parameters, if they are asked for. Nothing that the
-    file says is believed: it is read only as far as it can be a checkpoint of such an optimizer, and ValueError says
-    what is wrong with it.
+    Returns the header; the state buffers of each parameter by name; and the parameters, if `with_params`. The file is
+    not trusted: its size is bounded first, and an array must have the dtype and shape of its parameter before its
+    elements are read. A ValueError says what is wrong.
     """
     name = os.fspath(path)
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError(f"{name} is no regular file")
+        raise ValueError(f"{name} is not a regular file")
     with open(path, "rb") as file:
         try:
-            _verify(file, (1 + len(states)) * sum(array.nbytes for array in like) + (1 + len(like)) * ROOM)
+            _verify(file, (1 + len(states)) * sum(array.nbytes for array in like) + (1 + len(like)) * OVERHEAD)
             with zipfile.ZipFile(file) as archive:
                 members = _members(archive)
                 header = _header(archive, members.pop(HEADER, None), rule, len(like))
@@ -125,24 +125,25 @@ def read(
                             raise ValueError(f"has no params/{i}.npy: it was saved without params=True")
                         params.append(_array(archive, member, array))
                 if members:
-                    raise ValueError(f"has {', '.join(map(repr, sorted(members)[:3]))}, which this optimizer has not")
+                    unknown = ", ".join(map(repr, sorted(members)[:3]))
+                    raise ValueError(f"has {unknown}, which this optimizer does not have")
                 return header, loaded, params
         except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-            raise ValueError(f"{name} cannot be loaded: it is no sound zip archive ({error})") from error
+            raise ValueError(f"{name} cannot be loaded: it is not a sound zip archive ({error})") from error
         except ValueError as error:
             raise ValueError(f"{name} cannot be loaded: it {error}") from error
 
 
 def _verify(file: IO[bytes], most: int) -> None:
-    """ValueError if the file's size is impossible, or the digest at its end is not that of what comes before."""
+    """ValueError if the file is too large, or if the digest at its end is not that of the bytes before it."""
     size = file.seek(0, os.SEEK_END)
     if size > most:
         raise ValueError(f"has {size} bytes, but a checkpoint of this optimizer has {most} at most")
-    file.seek(max(size - COMMENT, 0))
-    comment = file.read(COMMENT)
-    if len(comment) < COMMENT or not comment.startswith(MARK):
-        raise ValueError("is no checkpoint of fastopt, or its end is missing")
-    if comment != MARK + _digest(file, size - COMMENT):
+    file.seek(max(size - COMMENT_SIZE, 0))
+    comment = file.read(COMMENT_SIZE)
+    if len(comment) < COMMENT_SIZE or not comment.startswith(MARK):
+        raise ValueError("is not a checkpoint of fastopt, or its end is missing")
+    if comment != MARK + _digest(file, size - COMMENT_SIZE):
         raise ValueError("is damaged: its SHA-256 digest is not the one at its end")
 
 
@@ -158,12 +159,12 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 
 
 def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo | None, rule: str, count: int) -> dict[str, Any]:
-    if member is None or member.file_size > (1 + count) * ROOM:
+    if member is None or member.file_size > (1 + count) * OVERHEAD:
         raise ValueError(f"has no {HEADER}, or too large a one")
     try:
         header = json.loads(archive.read(member))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"has a {HEADER} that is no JSON ({error})") from error
+        raise ValueError(f"has a {HEADER} that is not JSON ({error})") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"has another format than {FORMAT!r}; it may be of a later fastopt")
     if header.get("rule") != rule:
@@ -177,7 +178,7 @@ def _header(archive: zipfile.ZipFile, member: zipfile.ZipInfo | None, rule: str,
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, like: Array) -> Array:
-    """An array with the dtype and shape of `like`, the only one that is accepted."""
+    """Reads an array, which must have the dtype and shape of `like`."""
     with archive.open(member) as file:
         try:
             version = np.lib.format.read_magic(file)
@@ -185,8 +186,8 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, like: Array) -> Ar
                 np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             )
             shape, fortran_order, dtype = read_header(file)
-        except Exception as error:  # NumPy takes the header for Python and lets errors of tokenizing out
-            raise ValueError(f"has {member.filename} that is no .npy file ({error})") from error
+        except Exception as error:  # NumPy parses the header as Python, and may raise any error of that
+            raise ValueError(f"has {member.filename} that is not a .npy file ({error})") from error
         if (shape, fortran_order) != (like.shape, False) or dtype.newbyteorder("=") != like.dtype:
             found = f"{dtype} and shape {shape}{' in Fortran order' if fortran_order else ''}"
             raise ValueError(f"has {member.filename} with {found}, but the parameter has {like.dtype} and {like.shape}")

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""The norm of a model's gradients, and gradients scaled to a norm."""
+"""The global norm of gradients, and clipping by it."""
 
 from cpython.mem cimport PyMem_Free
 from libc.string cimport memset
@@ -19,7 +19,7 @@ __all__ = ["clip_grad_norm", "global_norm"]
 
 
 cdef double run(str name, object values, object threads, bint clip, double max_norm) except? -1.0:
-    """Checks the arrays, and has the core find their norm, or scale them too."""
+    """Checks the arrays and calls the core, which computes their norm and, with `clip`, scales them."""
     structure = Structure(name, values)
     cdef list names = structure.names(name)
     cdef list arrays = []
@@ -111,17 +111,17 @@ def clip_grad_norm(grads, max_norm, *, threads=None):
     Parameters
     ----------
     grads : array, sequence of arrays, or mapping of arrays
-        float16, bfloat16 (`ml_dtypes`), float32 or float64, also mixed, of any shapes and strides, writable, each
-        element in a place of its own.
+        float16, bfloat16 (`ml_dtypes`), float32 or float64, also mixed, of any shapes and strides, writable, no
+        two elements of which share memory.
     max_norm : float
-        >= 0; infinity leaves the gradients as they are.
+        At least 0; infinity leaves the gradients as they are.
     threads : int, optional
         How many threads may work on it; None: `fastopt.get_num_threads()`.
 
     Returns
     -------
     float
-        `fastopt.global_norm(grads)` as it was before.
+        `fastopt.global_norm(grads)` before the scaling.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def clip_grad_norm(grads, max_norm, *, threads=None):
     Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", ICML 2013, with PyTorch's 1e-6
     (`torch.nn.utils.clip_grad_norm_`); optax's `clip_by_global_norm` has none. A norm that is not finite makes the
     gradients NaN or zero, as in PyTorch: check the returned norm, or use `opt.step(..., skip_nonfinite=True)`.
-    `opt.step(grads, max_norm=...)` gives the bits of this and a step, with one pass over the gradients fewer.
+    `opt.step(grads, max_norm=...)` gives the bits of this call and a step, with one pass less over the gradients.
 
     Examples
     --------

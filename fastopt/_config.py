@@ -1,4 +1,4 @@
-"""What was built, and what it runs on."""
+"""The version, and a description of the build and of the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mini-batches: what makes gradient descent batch, mini-batch or stochastic."""
+"""Mini-batches: their size is the difference between batch, mini-batch and stochastic gradient descent."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def minibatches(
     batch_size : int or None
         Samples in a batch, at least 1; None takes them all. The last batch is smaller if they do not divide evenly.
     shuffle : bool
-        Take the samples in a new random order. Each batch is then a copy; in order, and where one batch holds
+        Take the samples in a new random order. Each batch is then a copy. Without `shuffle`, and where one batch holds
         everything, batches are views of the arrays.
     drop_last : bool
         Leave out a last batch that is smaller than the others.
     rng : numpy.random.Generator, int or None
-        What shuffles: a generator (which moves on, so that each epoch has an order of its own), or a seed for one.
-        None: a new, randomly seeded generator.
+        The source of the random order: a generator (whose state advances, so that each epoch has an order of its own),
+        or a seed for one. None: a new, randomly seeded generator.
 
     Yields
     ------
@@ -92,5 +92,5 @@ def _batches(
     order = rng.permutation(count) if shuffle and size < count else None
     stop = count - count % size if drop_last else count
     for start in range(0, stop, size):
-        where = slice(start, start + size) if order is None else order[start : start + size]
-        yield tuple(array[where] for array in arrays)
+        rows = slice(start, start + size) if order is None else order[start : start + size]
+        yield tuple(array[rows] for array in arrays)

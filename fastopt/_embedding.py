@@ -1,4 +1,4 @@
-"""Where the C core lies, for those who build something of their own with it."""
+"""The paths of the C core's headers and sources, for programs that are built with it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def get_sources() -> list[str]:
     return sorted(str(path) for path in _csrc().glob("*.c"))
 
 
-# What the command line prints for each of its options, quoted for a shell's `eval` where that is needed.
+# For each option of the command line its description and the text that it prints, quoted for a shell where needed.
 PRINTED: dict[str, tuple[str, Callable[[], str]]] = {
     "cflags": ("the compiler's flag for the headers", lambda: shlex.join([f"-I{get_include()}"])),
     "sources": ("the C files of the core, to be compiled", lambda: shlex.join(get_sources())),

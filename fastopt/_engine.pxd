@@ -6,18 +6,18 @@ cimport numpy as cnp
 
 cdef class Engine(Groups):
     cdef bint is_list             # whether gradients come in one sequence of arrays
-    cdef bint counts              # whether the rule takes the number of the step
-    cdef double *own_rates        # for each run its learning rate, during a step with another one
-    cdef Span *grad_spans
+    cdef bint takes_step          # whether the rule takes the number of the step
+    cdef double *saved_rates      # for each run its own learning rate, during a step with the argument `lr`
+    cdef Span *grad_spans         # scratch of `check_disjoint`
     cdef list grads               # the gradients of the step that is running
-    cdef list bound               # the gradients that are bound, or None
-    cdef list bound_exports       # memoryviews of them: while they live, no array can be resized
+    cdef list bound               # the gradients that were given to `bind`, or None
+    cdef list bound_exports       # memoryviews of these: while they live, no array can be resized
     cdef str unzeroable           # why the bound gradients cannot be zeroed, or None
     cdef bint grads_disjoint      # whether the tensors' gradients are known to share no memory
 
-    cdef list leaves(self, grads)
-    cdef int use_grads(self, list grads, bint writable, bint numbers, bint ours=*) except -1
+    cdef list flatten(self, grads)
+    cdef int use_grads(self, list grads, bint writable, bint allow_numbers, bint own_views=*) except -1
     cdef bint lies_apart(self, const char *start, size_t size) noexcept
     cdef void lay_out(self, size_t i, cnp.ndarray grad) noexcept
-    cdef release(self)
+    cdef release_grads(self)
     cdef check_disjoint(self)

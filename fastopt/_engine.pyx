@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""The step: gradients are checked, the tensors pointed to them, and the core called once."""
+"""The step: checks the gradients, points the tensors to them, and calls the core once."""
 
 cimport cython
 cimport numpy as cnp
@@ -25,7 +25,7 @@ __all__ = ["Engine"]
 
 
 def _exported(cnp.ndarray array):
-    """What keeps an array from being resized while it lives. NumPy exports no buffer of bfloat16."""
+    """A memoryview, which keeps an array from being resized. NumPy exports no buffer of bfloat16, so that is cast."""
     return memoryview(array.view(np.uint16) if type_of(array) == FASTOPT_BF16 else array)
 
 
@@ -34,35 +34,35 @@ cdef class Engine(Groups):
     """The compiled half of every optimizer: parameters, state and hyperparameters in groups, and their step."""
 
     def __dealloc__(self):
-        PyMem_Free(self.own_rates)
+        PyMem_Free(self.saved_rates)
         PyMem_Free(self.grad_spans)
 
     def _bind(self, list groups not None, structure):
         """Binds the parameters, a list of arrays for each group.
 
-        `structure` knows what errors call them and the gradients, and brings gradients into this order.
+        `structure` names parameters and gradients in errors, and puts gradients in the order of the parameters.
         """
-        cdef list leaves = groups[0] if len(groups) == 1 else [leaf for group in groups for leaf in group]
-        self.bind_params(leaves, structure)
+        cdef list params = groups[0] if len(groups) == 1 else [param for group in groups for param in group]
+        self.bind_params(params, structure)
         self.make_groups(list(map(len, groups)))
-        self.is_list, self.counts = structure.is_list, self.rule.hypers[0] == "step"
-        self.own_rates = <double *>zeroed(self.group_count + self.tensor_count, sizeof(double))
+        self.is_list, self.takes_step = structure.is_list, self.rule.hypers[0] == "step"
+        self.saved_rates = <double *>zeroed(self.group_count + self.tensor_count, sizeof(double))
         self.grad_spans = <Span *>zeroed(self.tensor_count, sizeof(Span))
         self.grads = [None] * self.tensor_count
 
     # ---- Gradients. ----
 
-    cdef list leaves(self, grads):
+    cdef list flatten(self, grads):
         """The gradients in the order of the parameters."""
         if self.is_list and type(grads) is list and len(<list>grads) == <Py_ssize_t>self.tensor_count:
             return grads
         return self.structure.flatten("grads", grads)
 
-    cdef int use_grads(self, list grads, bint writable, bint numbers, bint ours=False) except -1:
-        """Checks gradients, points the tensors to them and keeps them in `grads` until they are released.
+    cdef int use_grads(self, list grads, bint writable, bint allow_numbers, bint own_views=False) except -1:
+        """Checks gradients, points the tensors to them and keeps them in `self.grads` until `release_grads`.
 
-        `numbers`: the gradient of a tensor without dimensions may be a number. `ours`: the gradients are views that
-        nobody else has.
+        With `allow_numbers` the gradient of a tensor without dimensions may be a number. With `own_views` the gradients
+        are views that no other code has.
         """
         cdef size_t i
         cdef Py_ssize_t other
@@ -72,9 +72,9 @@ cdef class Engine(Groups):
         cdef int kind
         self.at_bound = False
         for i in range(self.tensor_count):
-            if i >= <size_t>len(grads):  # what a gradient does when it is asked for its memory may shorten the list
-                raise ValueError(f"{self.grad_name(i)} was taken out of its list while that was read")
-            param, kind = self.arrays[i], self.kinds[i]
+            if i >= <size_t>len(grads):  # a gradient's own code may have shortened the list
+                raise ValueError(f"{self.grad_name(i)} was taken out of its list while the list was being read")
+            param, kind = self.arrays[i], self.numpy_types[i]
             if type(grads[i]) is cnp.ndarray:
                 grad = grads[i]
                 staged = (self.strided[i] or cnp.PyArray_TYPE(grad) != kind or not cnp.PyArray_ISCARRAY_RO(grad)
@@ -82,16 +82,16 @@ cdef class Engine(Groups):
             else:
                 staged = True
             if staged:
-                grad = as_gradient(self.grad_name(i), grads[i], writable, numbers, self.param_name(i), param)
+                grad = as_gradient(self.grad_name(i), grads[i], writable, allow_numbers, self.param_name(i), param)
                 staged = (self.strided[i] or cnp.PyArray_TYPE(grad) != kind or not cnp.PyArray_IS_C_CONTIGUOUS(grad))
-            # Strides are read by the shape that was bound. Where there are none, a shape of the same size is enough.
+            # The core reads strides with the shape that was bound. Where it needs none, an equal size is enough.
             if (cnp.PyArray_TYPE(param) != kind or <size_t>cnp.PyArray_SIZE(grad) != self.tensors[i].n
                     or (staged and not cnp.PyArray_SAMESHAPE(grad, <cnp.ndarray>self.views[i])
                         and (self.strided[i] or not cnp.PyArray_IS_C_CONTIGUOUS(grad)))):
                 raise ValueError(f"{self.param_name(i)} has become {param.dtype} of shape {(<object>param).shape} "
                                  "since it was bound")
             data = cnp.PyArray_DATA(grad)
-            # One that lies where the last one lay, and as that did, was checked at an earlier step.
+            # A contiguous gradient at the address of the last one was compared with the spans at an earlier step.
             if staged or self.tensors[i].layout != NULL or data != self.tensors[i].g:
                 other = -1
                 if staged or not self.lies_apart(<const char *>data, cnp.PyArray_NBYTES(grad)):
@@ -104,14 +104,14 @@ cdef class Engine(Groups):
                 self.tensors[i].g = data
                 self.tensors[i].layout = NULL
             if staged:
-                if not ours:
+                if not own_views:
                     grad = view_of(grad)
                 self.lay_out(i, grad)
             self.grads[i] = grad
         return 0
 
     cdef bint lies_apart(self, const char *start, size_t size) noexcept:
-        """Whether so many bytes are known to touch nothing that a step writes: the short way to `find_overlap`."""
+        """Whether these bytes are known to touch nothing that a step writes: the fast path before `find_overlap`."""
         cdef size_t low = 0, high = self.span_count, middle
         if not self.spans_disjoint:
             return False
@@ -124,7 +124,7 @@ cdef class Engine(Groups):
         return low == self.span_count or self.spans[low].start >= start + size
 
     cdef void lay_out(self, size_t i, cnp.ndarray grad) noexcept:
-        """Describes to the core a tensor that is not stored as it is computed."""
+        """Gives a tensor the layout that tells the core about its strides and the gradient's type."""
         cdef fastopt_layout *layout = &self.layouts[i]
         cdef cnp.ndarray view = self.views[i]
         layout.ndim, layout.shape = cnp.PyArray_NDIM(view), <const Py_ssize_t *>cnp.PyArray_DIMS(view)
@@ -133,8 +133,8 @@ cdef class Engine(Groups):
             layout.ndim = 0
         self.tensors[i].layout = layout
 
-    cdef release(self):
-        """Lets go of the gradients of a step, so that their memory is the caller's again."""
+    cdef release_grads(self):
+        """Drops the references to the gradients of a step, so that the caller can free or resize them."""
         cdef size_t i
         for i in range(self.tensor_count):
             self.grads[i] = None
@@ -166,8 +166,8 @@ cdef class Engine(Groups):
 
         Notes
         -----
-        The arrays are kept and cannot be resized while they are bound. A tensor of another library is bound by its
-        present memory: do not replace that (`tensor.data = ...`, `set_to_none=True`).
+        The arrays are kept and cannot be resized while they are bound. A tensor of another library is bound by the
+        memory that it has now: do not give it other memory (`tensor.data = ...`, `set_to_none=True`).
         `step(grads)` with other gradients is still possible. Copies and pickles of the optimizer are not bound.
 
         Examples
@@ -181,16 +181,16 @@ cdef class Engine(Groups):
         >>> w
         array([ 0.512, -1.024])
         """
-        cdef list leaves = None if grads is None else self.leaves(grads)
+        cdef list flat = None if grads is None else self.flatten(grads)
         cdef list exports
         if self.busy:
-            self.refuse()
+            self.raise_busy()
         self.busy = True
         try:
-            if leaves is None:
+            if flat is None:
                 self.bound = self.bound_exports = None
                 return
-            self.use_grads(leaves, False, False)
+            self.use_grads(flat, False, False)
             exports, unzeroable = list(map(_exported, self.grads)), None
             try:
                 for name, array in zip(self._grad_names(), self.grads):
@@ -198,10 +198,10 @@ cdef class Engine(Groups):
                 self.check_disjoint()
             except ValueError as error:
                 unzeroable = str(error)
-            leaves = list(self.grads)
-            self.bound, self.bound_exports, self.unzeroable, self.at_bound = leaves, exports, unzeroable, True
+            flat = list(self.grads)
+            self.bound, self.bound_exports, self.unzeroable, self.at_bound = flat, exports, unzeroable, True
         finally:
-            self.release()
+            self.release_grads()
             self.busy = False
 
     # ---- The step. ----
@@ -220,16 +220,17 @@ cdef class Engine(Groups):
         lr : float, optional
             The learning rate of all groups in this step alone; `opt.lr` does not change.
         grad_scale : float
-            Every gradient is multiplied by it, in float64 and rounded once to its parameter's dtype: to undo a loss
-            scale, or to average over accumulated batches. Finite.
+            Factor of every gradient, finite: the product is formed in float64 and rounded once to the parameter's
+            dtype. It can undo a loss scale, or average over accumulated batches.
         max_norm : float, optional
-            Clip: scale all gradients so that their global norm, after `grad_scale`, is at most this, >= 0. The
-            factor is that of `fastopt.clip_grad_norm`, which has the equation; the gradients themselves stay as they
-            are.
+            Clip: use all gradients scaled so that their global norm, after `grad_scale`, is at most `max_norm`, which
+            must be >= 0. `fastopt.clip_grad_norm` has the equation of the factor. The scaled values are not
+            written to the gradients.
         zero_grad : bool
             Leave the gradients at zero after the step. They must be writable and share no memory.
         skip_nonfinite : bool
-            Write nothing and count no step if a gradient is NaN or infinite: if the norm that is returned is.
+            Write nothing and count no step if the norm that is returned is NaN or infinite, as it is if an element of a
+            gradient is.
 
         Returns
         -------
@@ -246,10 +247,10 @@ cdef class Engine(Groups):
 
         Notes
         -----
-        Each option adds at most one pass over the gradients, and gives the bits of doing it separately:
-        `step(grads, grad_scale=s)` those of multiplying the gradients by `s` before, and, where the gradients have
-        their parameters' dtype, `step(grads, max_norm=c)` those of `clip_grad_norm(grads, c)` and `step(grads)`. Where
-        both are given, the gradients are multiplied once, by the product of the two factors. A norm beyond the largest
+        Each option adds at most one pass over the gradients, and gives the bits of separate calls:
+        `step(grads, grad_scale=s)` gives those of multiplying the gradients by `s` first, and, where the gradients have
+        their parameters' dtype, `step(grads, max_norm=c)` those of `clip_grad_norm(grads, c)` and then `step(grads)`.
+        With both, the gradients are multiplied once, by the product of the two factors. A norm beyond the largest
         float64 counts as infinite.
 
         Examples
@@ -265,14 +266,14 @@ cdef class Engine(Groups):
         >>> w.round(6)
         array([ 0.7, -2.4])
         """
-        cdef list leaves = None
+        cdef list flat = None
         cdef unsigned extras = 0
         cdef double scale = 1.0, bound = 0.0, rate = 0.0
         cdef int error
         cdef Py_ssize_t column = -1
         cdef size_t c, i
         if grads is not None:
-            leaves = self.leaves(grads)
+            flat = self.flatten(grads)
         if grad_scale is not 1.0:
             scale = number("grad_scale", grad_scale)
             if not -DBL_MAX <= scale <= DBL_MAX:
@@ -287,9 +288,9 @@ cdef class Engine(Groups):
         if skip_nonfinite:
             extras |= FASTOPT_SKIP_NONFINITE
         if self.busy:
-            self.refuse()
-        # From here on no code of the arguments runs but that of gradients, and nobody binds others.
-        if leaves is None and self.bound is None:
+            self.raise_busy()
+        # From here on the arguments run no code of their own, except gradients in `use_grads`, and `bound` stays.
+        if flat is None and self.bound is None:
             raise TypeError("grads is None, and no gradients are bound; give them, or bind() them once")
         self.busy = True
         try:
@@ -297,8 +298,8 @@ cdef class Engine(Groups):
                 if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>self.arrays[i]):
                     raise ValueError(f"{self.param_name(i)} is no longer writable; a parameter must stay writable "
                                      "while it is bound")
-            if leaves is not None:
-                self.use_grads(leaves, extras & FASTOPT_ZERO_GRAD, not extras & FASTOPT_ZERO_GRAD)
+            if flat is not None:
+                self.use_grads(flat, extras & FASTOPT_ZERO_GRAD, not extras & FASTOPT_ZERO_GRAD)
                 if extras & FASTOPT_ZERO_GRAD and not self.grads_disjoint:
                     self.check_disjoint()
             else:
@@ -308,12 +309,12 @@ cdef class Engine(Groups):
                 if extras & FASTOPT_ZERO_GRAD and self.unzeroable is not None:
                     raise ValueError(self.unzeroable)
             self.model.grad_scale, self.model.max_norm, self.model.extras = scale, bound, extras
-            if self.counts:
+            if self.takes_step:
                 for c in range(self.model.count):
                     self.model.groups[c].hyper[0] = self.steps[c] + 1
             if column >= 0:
                 for c in range(self.model.count):
-                    self.own_rates[c], self.model.groups[c].hyper[column] = self.model.groups[c].hyper[column], rate
+                    self.saved_rates[c], self.model.groups[c].hyper[column] = self.model.groups[c].hyper[column], rate
             if self.elements <= KEEP_GIL:
                 error = capi.step(&self.model)
             else:
@@ -321,7 +322,7 @@ cdef class Engine(Groups):
                     error = capi.step(&self.model)
             if column >= 0:
                 for c in range(self.model.count):
-                    self.model.groups[c].hyper[column] = self.own_rates[c]
+                    self.model.groups[c].hyper[column] = self.saved_rates[c]
             if error < 0:
                 self.rule.fail(&self.model.error)
             if error != FASTOPT_SKIPPED:
@@ -330,6 +331,6 @@ cdef class Engine(Groups):
             if extras & (FASTOPT_CLIP_NORM | FASTOPT_SKIP_NONFINITE):
                 return self.model.norm
         finally:
-            if leaves is not None:
-                self.release()
+            if flat is not None:
+                self.release_grads()
             self.busy = False

@@ -7,12 +7,12 @@ cdef class Groups(Buffers):
     # one run. Its hyperparameters stand in its runs and nowhere else.
     cdef fastopt_model model
     cdef size_t group_count
-    cdef size_t *first_run        # of each group; one more says where the last group ends
-    cdef size_t *first_tensor
+    cdef size_t *first_run        # the index of each group's first run; one more entry ends the last group
+    cdef size_t *first_tensor     # the same for tensors
     cdef double *steps            # for each run, the steps that its tensors have taken
     cdef unsigned *used           # for each group the state buffers in use: bit `slot` for `rule.states[slot]`
-    cdef list kept                # for each group a dict: the hyperparameters that the core does not know
-    cdef void *workspace          # of a rule with sums
+    cdef list extra_hypers        # for each group a dict: the hyperparameters that the core does not know
+    cdef void *workspace          # the core's, for a rule with sums
 
     cdef make_groups(self, list sizes)
     cdef object hyper(self, size_t k, object name)
@@ -21,5 +21,5 @@ cdef class Groups(Buffers):
     cdef int check_run(self, fastopt_model *model, fastopt_group group, size_t c, unsigned used) noexcept
     cdef void copy_groups(self, fastopt_group *groups) noexcept
     cdef void regroup(self, const fastopt_group *groups, const double *steps) noexcept
-    cdef place_all(self, bint check)
-    cdef Py_ssize_t special(self)
+    cdef point_all(self, bint check)
+    cdef Py_ssize_t lazy_slot(self)

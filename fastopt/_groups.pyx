@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""Groups of parameters: their hyperparameters, which state buffers these call for, and how many steps were taken."""
+"""Groups of parameters: their hyperparameters, the state buffers that these call for, and the steps taken."""
 
 cimport cython
 cimport numpy as cnp
@@ -28,7 +28,7 @@ __all__ = ["Group", "Groups", "Plan"]
 
 @cython.auto_pickle(False)
 cdef class Groups(Buffers):
-    """Parameters in groups that have hyperparameters of their own."""
+    """A model's parameters in groups, each with hyperparameters of its own."""
 
     def __dealloc__(self):
         PyMem_Free(self.model.groups)
@@ -48,7 +48,7 @@ cdef class Groups(Buffers):
         self.first_run = <size_t *>zeroed(count + 1, sizeof(size_t))
         self.first_tensor = <size_t *>zeroed(count + 1, sizeof(size_t))
         self.used = <unsigned *>zeroed(count, sizeof(unsigned))
-        self.kept = [{}] * count  # such a dict is replaced and never changed
+        self.extra_hypers = [{}] * count  # shared by the groups: replaced, never changed
         try:
             groups = <fastopt_group *>zeroed(count, sizeof(fastopt_group))
             steps = <double *>zeroed(self.tensor_count, sizeof(double))
@@ -56,7 +56,7 @@ cdef class Groups(Buffers):
                 self.first_tensor[k + 1] = self.first_tensor[k] + <size_t>sizes[k]
                 self.rule.begin(&groups[k], 0)
             self.group_count = count
-            self.place_all(True)
+            self.point_all(True)
             self.regroup(groups, steps)
         finally:
             PyMem_Free(groups)
@@ -65,13 +65,13 @@ cdef class Groups(Buffers):
         self.model.workspace_size = capi.workspace(&self.model)
         self.model.workspace = self.workspace = zeroed(self.model.workspace_size, 1)
 
-    cdef place_all(self, bint check):
-        """Points the tensors to their state buffers, and sorts what a step writes by its place in memory."""
+    cdef point_all(self, bint check):
+        """Points all tensors to their state buffers, and sorts the memory that a step writes by address."""
         cdef size_t k, i
         self.span_count = 0
         for k in range(self.group_count):
             for i in range(self.first_tensor[k], self.first_tensor[k + 1]):
-                self.place(i, self.used[k])
+                self.point_tensor(i, self.used[k])
         self.sort_spans(check)
 
     @property
@@ -82,7 +82,7 @@ cdef class Groups(Buffers):
     @threads.setter
     def threads(self, threads):
         cdef int count = thread_count(threads)
-        self.guard()
+        self.check_idle()
         self.model.threads = count
 
     # ---- Hyperparameters. ----
@@ -98,10 +98,10 @@ cdef class Groups(Buffers):
         bit = self.rule.options.get(name)
         if bit is not None:
             return bool(group.options & <unsigned>bit)
-        return (<dict>self.kept[k])[name]
+        return (<dict>self.extra_hypers[k])[name]
 
     cdef bint set_number(self, size_t first, size_t stop, object name, object value) except -1:
-        """Sets a number in these groups, if nothing else changes with it and it may be set; otherwise False."""
+        """Sets one number in groups first..stop-1 if it is allowed and changes nothing else; otherwise False."""
         cdef size_t k, c
         cdef int i
         cdef double number
@@ -109,7 +109,7 @@ cdef class Groups(Buffers):
         if not (type(value) is float or type(value) is int) or self.rule is None:
             return False
         column = self.rule.numbers.get(name)
-        if column is None or (self.busy and self.owner != PyThread_get_thread_ident()):
+        if column is None or (self.busy and self.busy_thread != PyThread_get_thread_ident()):
             return False
         try:
             number = value
@@ -125,7 +125,7 @@ cdef class Groups(Buffers):
         return True
 
     cdef bint allows(self, size_t k, size_t c, int column, double number) noexcept:
-        """Whether a hyperparameter of a run of group `k`, by its place in the table, can become this number."""
+        """Whether the hyperparameter at index `column` of the table may become `number` in run `c` of group `k`."""
         cdef fastopt_group *run = &self.model.groups[c]
         cdef fastopt_group group
         cdef fastopt_model model
@@ -134,29 +134,29 @@ cdef class Groups(Buffers):
         if not run.options & ~FASTOPT_MAXIMIZE:
             return True
         group = run[0]
-        group.hyper[column] = number  # an option may ask something of it
+        group.hyper[column] = number  # the rule may need a certain value for an option that is on
         return self.check_run(&model, group, c, self.used[k]) == 0
 
     cdef int check_run(self, fastopt_model *model, fastopt_group group, size_t c, unsigned used) noexcept:
-        """What the core says of the hyperparameters of `group` for a run with these state buffers."""
+        """The core's return value for the hyperparameters of `group` in run `c` with these state buffers."""
         cdef const fastopt_group *run = &self.model.groups[c]
         cdef fastopt_tensor tensor
-        cdef double somewhere[8]  # the buffers are only looked at
+        cdef double dummy[8]  # the core checks that buffers are given, and reads none of them
         cdef int slot
         memset(model, 0, sizeof(fastopt_model))
         memset(&tensor, 0, sizeof(tensor))
-        tensor.size, tensor.p, tensor.g = sizeof(tensor), somewhere, somewhere  # one tensor stands for all of the run
+        tensor.size, tensor.p, tensor.g = sizeof(tensor), dummy, dummy  # one tensor stands for the whole run
         tensor.n = run.count > 0 and run.tensors[0].n > 0
         for slot in range(len(self.rule.states)):
             if used & (1U << slot):
-                tensor.state[slot] = somewhere
+                tensor.state[slot] = dummy
         group.type, group.count, group.tensors = run.type, 1, &tensor
         model.size, model.count, model.groups, model.grad_scale = sizeof(fastopt_model), 1, &group, 1.0
-        model.workspace, model.workspace_size = somewhere, sizeof(somewhere)
+        model.workspace, model.workspace_size = dummy, sizeof(dummy)
         return capi.check(model)
 
     def __setattr__(self, str name not None, value):
-        if self.set_number(0, self.group_count, name, value):  # the short way of `opt.lr = x`
+        if self.set_number(0, self.group_count, name, value):  # the fast path of `opt.lr = x`
             return
         if name[0] != "_":
             self._refuse_unknown(name)
@@ -165,13 +165,13 @@ cdef class Groups(Buffers):
     # ---- Step numbers and state. ----
 
     cdef void copy_groups(self, fastopt_group *groups) noexcept:
-        """The first run of each group, which has the group's hyperparameters."""
+        """Copies the first run of each group, which has the group's hyperparameters, to `groups`."""
         cdef size_t k
         for k in range(self.group_count):
             groups[k] = self.model.groups[self.first_run[k]]
 
     cdef void regroup(self, const fastopt_group *groups, const double *steps) noexcept:
-        """Divides the groups, which have these hyperparameters, into runs of tensors that have taken these steps."""
+        """Divides the groups into runs, given each group's hyperparameters and the steps that each tensor has taken."""
         cdef size_t k, i, stop, c = 0
         cdef fastopt_group *run
         for k in range(self.group_count):
@@ -200,82 +200,82 @@ cdef class Groups(Buffers):
         return steps
 
     def _group_of(self, size_t i):
-        """The index of the group of a tensor."""
+        """The index of the group to which tensor `i` belongs."""
         cdef size_t k = 0
         while self.first_tensor[k + 1] <= i:
             k += 1
         return k
 
     def _buffers(self):
-        """For each tensor the list of its state buffers, in the table's order; None where it has none."""
+        """For each tensor the list of its state buffers, in the table's order; None for each buffer that it lacks."""
         return list(self.states)
 
     def _state(self, bint copied):
-        """For each tensor what `state` has of it: the steps taken, and views or copies of what its buffers hold."""
+        """For each tensor its entry in `Optimizer.state`: the steps taken, and views or copies of its state buffers."""
         cdef list found = [None] * self.tensor_count
         cdef list buffers, steps = self._steps()
         cdef tuple names = self.rule.states
         cdef cnp.ndarray buffer
         cdef dict state
         cdef size_t i
-        cdef Py_ssize_t slot, special = self.special()
+        cdef Py_ssize_t slot, lazy = self.lazy_slot()
         for i in range(self.tensor_count):
             state = {"step": steps[i]}
             buffers = self.states[i]
             for slot in range(len(names)):
-                # The special buffer holds nothing before its first step.
-                if buffers[slot] is not None and not (slot == special and steps[i] == 0):
+                # The lazy buffer holds nothing before the first step.
+                if buffers[slot] is not None and not (slot == lazy and steps[i] == 0):
                     buffer = buffers[slot]
                     state[names[slot]] = cnp.PyArray_NewCopy(buffer, cnp.NPY_CORDER) if copied else view_of(buffer)
             found[i] = state
         return found
 
-    cdef Py_ssize_t special(self):
-        """The slot of the state buffer whose first step is unlike the others, or -1."""
-        slot = type(self)._special
+    cdef Py_ssize_t lazy_slot(self):
+        """The slot of the state buffer that holds nothing until the first step fills it, or -1 if the rule has none."""
+        slot = type(self)._lazy_slot
         return -1 if slot is None else slot
 
     # ---- Changes. ----
 
     def _plan(self):
-        """A plan that changes nothing yet."""
+        """A new plan, which starts as a copy of what the optimizer is now."""
         cdef Plan plan = Plan.__new__(Plan)
         plan.begin(self)
         return plan
 
     def _adopt(self, Plan plan not None):
-        """Becomes what was planned, or raises an error and stays as it is."""
+        """Carries out a whole plan, or raises an error and changes nothing."""
         cdef Py_ssize_t j
         cdef list targets = plan.targets, sources = plan.sources
-        self.guard()
+        self.check_idle()
         plan.complete(self)
-        # From here on nothing can fail, and no bytecode runs into which an interrupt could fall. What was there before
-        # goes into the plan, and lives until all is done.
+        # From here on nothing can fail, and no bytecode runs in which an interrupt could be raised. The old lists go
+        # into the plan, so that nothing is freed before all is done.
         for j in range(len(targets)):
             copy_elements(targets[j], sources[j])
         self.states, plan.states = plan.states, self.states
-        self.kept, plan.kept = plan.kept, self.kept
+        self.extra_hypers, plan.extra_hypers = plan.extra_hypers, self.extra_hypers
         self.used, plan.used = plan.used, self.used
         if plan.moved:
-            self.place_all(False)
+            self.point_all(False)
         self.regroup(plan.groups, plan.steps)
 
 
 @cython.final
 @cython.auto_pickle(False)
 cdef class Plan:
-    """What an optimizer is to become: put together and checked here, then adopted as a whole or not at all."""
+    """A change of an optimizer: put together and checked as a whole, then adopted as a whole or not at all."""
 
     cdef Groups model
     cdef fastopt_group *groups    # for each group its hyperparameters
-    cdef unsigned *used           # and which state buffers are in use
+    cdef unsigned *used           # for each group the state buffers in use
     cdef double *steps            # for each tensor the steps taken
-    cdef list kept, states        # as in `Groups`
-    cdef list starts              # for each group what new buffers start with: None, or a number for each of the rule's
-    cdef list loaded              # (tensor, slot, array): what is copied to a state buffer
-    cdef list params              # (tensor, array): what is copied to a parameter
-    cdef list targets, sources    # views of what is written, and of what is copied there
-    cdef bint moved               # whether other state buffers are in use
+    cdef list extra_hypers, states  # as in `Groups`
+    cdef list starts              # for each group the initial values of the rule's state buffers; None if all are 0
+    cdef list loaded              # (tensor, slot, array): arrays to copy to state buffers
+    cdef list params              # (tensor, array): arrays to copy to parameters
+    cdef list targets, sources    # views of the arrays that are written, and of the arrays copied to them
+    cdef bint moved               # whether the set of state buffers in use changes
 
     def __dealloc__(self):
         PyMem_Free(self.groups)
@@ -294,48 +294,50 @@ cdef class Plan:
             for _ in range(model.model.groups[c].count):
                 self.steps[i] = model.steps[c]
                 i += 1
-        self.kept, self.states, self.starts = list(model.kept), list(model.states), [None] * model.group_count
+        self.extra_hypers, self.states = list(model.extra_hypers), list(model.states)
+        self.starts = [None] * model.group_count
         self.loaded, self.params, self.targets, self.sources = [], [], [], []
 
     def set_group(self, size_t k, dict values not None, starts, bint whole):
-        """Gives a group these hyperparameters, all of them, and the state buffers that they call for.
+        """Plans all hyperparameters of a group, and the state buffers that they call for.
 
-        `starts` has for each of the rule's state buffers the number with which its elements begin; None: 0. `whole`:
-        the optimizer is being made or loaded, so that its state is not compared with what it was.
+        `starts` has the initial value of each of the rule's state buffers; None if all are 0. `whole` says that the
+        optimizer is being created or loaded: then the buffers are set up even if the same ones were in use before.
         """
         cdef Groups model = self.model
         cdef fastopt_model answer
         cdef size_t c, i
-        cdef Py_ssize_t special = model.special()
+        cdef Py_ssize_t lazy = model.lazy_slot()
         cdef unsigned used = model.rule.buffers_in_use(values)
         cdef list states
         model.rule.set_by_name(&self.groups[k], values)
         for c in range(model.first_run[k], model.first_run[k + 1]):
             if model.check_run(&answer, self.groups[k], c, used):
                 model.rule.fail(&answer.error, f" of group {k}" if model.group_count > 1 else "")
-        self.kept[k] = {
+        self.extra_hypers[k] = {
             name: value for name, value in values.items()
             if name not in model.rule.columns and name not in model.rule.options
         }
         if used == self.used[k] and not whole:
             return
         self.used[k], self.starts[k], self.moved = used, starts, True
-        if special < 0:
+        if lazy < 0:
             return
         for i in range(model.first_tensor[k], model.first_tensor[k + 1]):
             states = self.states[i]
-            if used & (1U << special):
-                if states[special] is None:
+            if used & (1U << lazy):
+                if states[lazy] is None:
                     self.steps[i] = 0
-            elif states[special] is not None and self.steps[i] == 0:
-                states = list(states)  # it holds nothing yet, and its first step is still to come
-                states[special] = None
+            elif states[lazy] is not None and self.steps[i] == 0:
+                states = list(states)  # drop it: the first step, which would fill it, has not been taken
+                states[lazy] = None
                 self.states[i] = states
 
     def load_state(self, size_t i, double steps, list arrays not None):
-        """Gives a tensor a step count and the contents of its state buffers; None: what a new buffer starts with.
+        """Plans a tensor's step count and the contents of its state buffers; None for a buffer's initial value.
 
-        The arrays must be nobody else's. One for a buffer that is not in use is kept, for it may be called for again.
+        No other code may hold the arrays. The array of a buffer that is not in use is kept, since a later change of
+        hyperparameters may call for that buffer again.
         """
         cdef Groups model = self.model
         cdef size_t k = model._group_of(i)
@@ -352,11 +354,11 @@ cdef class Plan:
         self.steps[i], self.states[i] = steps, states
 
     def load_param(self, size_t i, array):
-        """Gives a parameter the elements of this array, which must be nobody else's."""
+        """Plans the elements of a parameter: those of this array, which no other code may hold."""
         self.params.append((i, array))
 
     cdef complete(self, Groups model):
-        """Makes the state buffers that are called for and missing, and checks what is copied."""
+        """Makes the state buffers that are in use and missing, and checks the arrays that are to be copied."""
         cdef size_t k, i
         cdef Py_ssize_t slot, slots = len(model.rule.states)
         cdef list missing = [], likes = [], made
@@ -387,18 +389,19 @@ cdef class Plan:
             self.copy(model.views[i], array, model.param_name(i), model.views[i])
 
     cdef copy(self, cnp.ndarray target, array, str name, cnp.ndarray like):
-        """Has an array copied, which must have the type and shape of the parameter `like`."""
-        cdef cnp.ndarray source = as_array(f"what {name} is to be", array, False, False)
-        same_kind(f"what {name} is to be", source, name, like)
+        """Adds a copy to the plan; the array must have the type and shape of the parameter `like`."""
+        cdef cnp.ndarray source = as_array(f"the new {name}", array, False, False)
+        same_kind(f"the new {name}", source, name, like)
         self.targets.append(target)
         self.sources.append(view_of(source))
 
 
 @cython.auto_pickle(False)
 cdef class Group:
-    """One group's hyperparameters, by their names. A subclass sets in `_set` what is more than one number.
+    """One group's hyperparameters, by their names. A subclass has `_set` for every change that `set_number` declines.
 
-    The optimizer has its groups, and they do not keep it alive: its memory is free as soon as nobody uses it any more.
+    A group has a weak reference to its optimizer, so that the pair is no cycle: the memory of an optimizer is freed as
+    soon as no other code refers to it.
     """
 
     cdef object reference

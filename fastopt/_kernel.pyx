@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""One rule on one tensor: what every function of `kernels` does."""
+"""One rule on one tensor: the common code of all functions in `kernels`."""
 
 cimport numpy as cnp
 from libc.string cimport memset
@@ -21,7 +21,7 @@ ctypedef fused real:
 
 
 cdef void point_to(real[::1] p, const real[::1] g, list states, fastopt_tensor *tensor):
-    """From typed memoryviews to pointers."""
+    """Points a tensor to contiguous buffers of one type."""
     cdef real[::1] buffer
     cdef Py_ssize_t i
     tensor.n = p.shape[0]
@@ -36,7 +36,7 @@ cdef void point_to(real[::1] p, const real[::1] g, list states, fastopt_tensor *
 
 
 cdef void point_to_strided(cnp.ndarray p, cnp.ndarray g, list states, fastopt_tensor *tensor, fastopt_layout *layout):
-    """The same for buffers that are not all contiguous and of one type."""
+    """Points a tensor to buffers of other layouts, and writes these into `layout`."""
     cdef Py_ssize_t i
     tensor.n = cnp.PyArray_SIZE(p)
     tensor.p = cnp.PyArray_DATA(p)
@@ -91,7 +91,7 @@ cdef update(Rule rule, p, g, tuple states, tuple hyper, unsigned options):
     tensor.size = sizeof(tensor)
     if not contiguous:
         memset(&layout, 0, sizeof(layout))
-        # Views of our own: their shapes and strides are nobody else's to change while the GIL is released.
+        # New views, since other code could change the shapes and strides of the originals while the GIL is released.
         params, grad, buffers = view_of(params), view_of(grad), views_of(buffers)
         point_to_strided(params, grad, buffers, &tensor, &layout)
     elif cnp.PyArray_TYPE(params) == cnp.NPY_FLOAT:

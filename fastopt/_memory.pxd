@@ -4,8 +4,8 @@ from cpython.ref cimport PyObject
 from fastopt.structs cimport fastopt_layout
 
 
-# One buffer's place in memory, from its first byte to its last, and the number of the tensor that has it. The array is
-# borrowed.
+# The memory of one buffer, from its first byte to the byte after its last, and the index of its owner's name in errors.
+# The reference to the array is borrowed.
 ctypedef struct Span:
     const char *start
     const char *end

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""How arrays lie in memory: overlap, strides for the core, copies; and the memory of state buffers."""
+"""The memory of arrays: overlap, strides for the core, views and copies, and the allocation of state buffers."""
 
 cimport numpy as cnp
 from cpython.mem cimport PyMem_Calloc
@@ -21,12 +21,12 @@ cnp.import_array()
 __all__ = ["zeros_like"]
 
 cdef extern from "numpy/arrayobject.h":
-    object new_view "PyArray_View"(cnp.ndarray a, void *dtype, void *type)  # NULL: as those of `a`
+    object new_view "PyArray_View"(cnp.ndarray a, void *dtype, void *type)  # NULL: the dtype and class of `a`
 
-# ---- Memory of C. ----
+# ---- Allocation for C structures. ----
 
 cdef void *zeroed(size_t count, size_t size) except NULL:
-    """Memory full of zeros, for PyMem_Free, or MemoryError."""
+    """Zeroed memory, which the caller frees with PyMem_Free; or MemoryError."""
     cdef void *memory = PyMem_Calloc(count or 1, size)
     if memory == NULL:
         raise MemoryError
@@ -36,7 +36,7 @@ cdef void *zeroed(size_t count, size_t size) except NULL:
 # ---- Overlap. ----
 
 cdef Span span_of(cnp.ndarray a, size_t owner) noexcept:
-    """From an array's first byte to its last; between them there may be gaps."""
+    """The span of an array's elements; gaps between them are part of it."""
     cdef Span span
     cdef Py_ssize_t step
     cdef int d
@@ -57,13 +57,13 @@ cdef Span span_of(cnp.ndarray a, size_t owner) noexcept:
 
 
 cdef bint share_memory(Span one, Span other) except -1:
-    """Whether two arrays whose spans overlap have an element in one place."""
+    """Whether two arrays whose spans overlap share memory."""
     if cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>one.array) and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>other.array):
         return True
     try:
         return np.shares_memory(<object>one.array, <object>other.array, max_work=1_000_000)
     except np.exceptions.TooHardError:
-        return True  # it cannot be told, so it is not relied upon
+        return True  # too costly to decide: assume the worse
 
 
 cdef int by_start(const void *a, const void *b) noexcept nogil:
@@ -73,13 +73,13 @@ cdef int by_start(const void *a, const void *b) noexcept nogil:
 
 
 cdef bint sort_apart(Span *spans, size_t count, object names, str what) except -1:
-    """Sorts the places of non-empty buffers; ValueError that names the owners where two share memory.
+    """Sorts the spans of non-empty buffers; a ValueError names the owners if two buffers share memory.
 
-    `names` is a list of what errors call the owners, or a function that makes it. It is None if the buffers are known
-    to share no memory: then nothing here runs Python, and nothing fails. Returns whether each place ends before the
-    next begins, which it need not where there are gaps in it.
+    `names` is the list of the owners' names, or a function that returns it. It is None if the buffers are known to
+    share no memory: then nothing here runs Python, and nothing fails. Returns whether the spans are disjoint; those of
+    buffers with gaps may overlap although the buffers share no memory.
     """
-    cdef size_t i, j, first = 0  # from `first` on, places may reach as far as the next one
+    cdef size_t i, j, first = 0  # spans before `first` end before span i begins
     cdef const char *reach = NULL
     cdef bint disjoint = True
     qsort(spans, count, sizeof(Span), by_start)
@@ -99,7 +99,7 @@ cdef bint sort_apart(Span *spans, size_t count, object names, str what) except -
 
 
 cdef bint lie_apart(const Span *spans, size_t count) noexcept:
-    """Whether none of a few places reaches into another."""
+    """Whether a few spans are disjoint, compared pair by pair."""
     cdef size_t i, j
     for i in range(count):
         for j in range(i):
@@ -113,7 +113,7 @@ cdef Py_ssize_t find_overlap(Span span, const Span *spans, size_t count, bint di
     cdef size_t low = 0, high = count, middle
     if span.start == span.end:
         return -1
-    if disjoint:  # then one that ends later also begins later
+    if disjoint:  # then the ends are sorted too
         while low < high:
             middle = (low + high) // 2
             if spans[middle].end <= span.start:
@@ -127,12 +127,12 @@ cdef Py_ssize_t find_overlap(Span span, const Span *spans, size_t count, bint di
     return -1
 
 
-# ---- Strides, as the core is told of them. ----
+# ---- Strides for the core. ----
 
 cdef bint lay_gradient(fastopt_layout *layout, cnp.ndarray grad, int type) noexcept:
-    """Writes how a gradient is stored into a layout; False if the core needs none for it.
+    """Writes type and strides of a gradient into a layout; returns False if the core needs no layout for it.
 
-    The layout points into the array, which must stay as it is: a view that nobody else has.
+    The layout points into the array, whose shape and strides must not change: give a view that no other code has.
     """
     cdef int kind = type_of(grad)
     cdef bint contiguous = cnp.PyArray_IS_C_CONTIGUOUS(grad)
@@ -153,7 +153,7 @@ cdef const Py_ssize_t *strides_of(cnp.ndarray a) noexcept:
 # ---- Views and copies. ----
 
 cdef cnp.ndarray view_of(cnp.ndarray a):
-    """Another array on the same memory, whose shape, strides and type nobody else can change."""
+    """A new array on the same memory, whose shape, strides and type no other code can change."""
     return new_view(a, NULL, NULL)
 
 
@@ -192,17 +192,17 @@ cdef void copy_elements(cnp.ndarray target, cnp.ndarray source) noexcept:
             index[d] = 0
 
 
-# ---- State buffers: each on a cache line of its own, all that are made together in one piece of memory. ----
+# ---- State buffers: those that are made together share one allocation, and each begins on a cache line. ----
 
 cdef enum:
     LINE = 64
-    PAGE = 1 << 21  # bytes of the larger page of x86-64 and of arm64 with 4 KiB pages
+    PAGE = 1 << 21  # bytes of a large page on x86-64, and on arm64 with pages of 4 KiB
 
 PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
 
 
 def zeros_like(list arrays):
-    """Arrays of zeros with the shapes and dtypes of these, their elements in the same order, in one piece of memory."""
+    """Arrays of zeros with the shapes, dtypes and memory order of `arrays`, in one allocation."""
     cdef list made = [None] * len(arrays)
     cdef Py_ssize_t i, start = 0
     cdef cnp.ndarray arena, like, part
@@ -226,14 +226,14 @@ cdef Py_ssize_t lines(cnp.ndarray array) noexcept:
 
 
 cdef cnp.ndarray ordered(cnp.ndarray memory, cnp.ndarray like):
-    """Contiguous memory of the shape of `like`, along each axis in the direction and order of its strides."""
+    """A view of contiguous memory with the shape of `like`, and with its order and direction of axes."""
     axes = sorted(range(like.ndim), key=lambda axis: -abs(like.strides[axis]))
     array = memory.reshape([like.shape[axis] for axis in axes]).transpose(np.argsort(axes))
     return array[tuple([slice(None, None, -1 if like.strides[axis] < 0 else 1) for axis in range(like.ndim)])]
 
 
 cdef cnp.ndarray zeroed_bytes(Py_ssize_t size):
-    """Zeroed bytes, from a cache line on; large ones from a large page on, in large pages where the system has them."""
+    """Zeroed bytes that begin on a cache line; from the size of a large page on, in large pages if the system can."""
     cdef cnp.ndarray memory
     cdef Py_ssize_t first
     if size < PAGE:
@@ -244,6 +244,6 @@ cdef cnp.ndarray zeroed_bytes(Py_ssize_t size):
     memory = np.frombuffer(mapped, np.uint8)
     first = -<uintptr_t>cnp.PyArray_DATA(memory) % PAGE
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
-            mapped.madvise(mmap.MADV_HUGEPAGE, first, size // PAGE * PAGE)  # whole ones: the rest stays small
+        with contextlib.suppress(OSError):  # a kernel without large pages
+            mapped.madvise(mmap.MADV_HUGEPAGE, first, size // PAGE * PAGE)  # whole large pages only
     return memory[first:first + size]

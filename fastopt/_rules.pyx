@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""The C core's table of rules, and what the core answers in the words of Python's users."""
+"""The C core's table of rules, and the core's errors in the words of Python's users."""
 
 from fastopt cimport capi
 from fastopt._boundary cimport number, spoken
@@ -19,21 +19,21 @@ cdef class Rule:
     name : str
         The name of its functions in `fastopt.kernels` and `fastopt.reference`.
     states : tuple of str
-        Its state buffers, in order; the first `required_states` are always needed.
+        Its state buffers, in order; the first `required_states` are always needed, the others are optional.
     needed_by : dict of str to str
-        For each of the other state buffers the hyperparameter that calls for it when it is not 0 or False.
+        For each optional state buffer the hyperparameter that calls for the buffer when it is neither 0 nor False.
     hypers : tuple of str
         Its hyperparameters as C takes them (`beta1`, `beta2` for `betas`), in order.
     options : dict of str to int
         Its switches and their bits.
     columns : dict of str to int
-        The places in `hypers` of those that the groups of an optimizer have; of the two `betas` that of the first.
+        The index in `hypers` of each hyperparameter that an optimizer's groups have; for `betas`, that of `beta1`.
     numbers : dict of str to int
-        Of those that are one number each, and that call for no state buffer.
+        The part of `columns` for hyperparameters that are one number and call for no state buffer.
     """
 
     cdef void begin(self, fastopt_group *group, unsigned options) noexcept:
-        """Makes a group one of this rule, with these options."""
+        """Writes this rule and these options into a group."""
         group.size = sizeof(fastopt_group)
         group.rule = self.index
         group.options = options
@@ -55,7 +55,7 @@ cdef class Rule:
         self.begin(group, options)
         if self.hypers[0] == "step":
             group.hyper[0] = 1
-        group.hyper[len(self.hypers) - 1] = 1  # grad_scale, which the model has beside it
+        group.hyper[len(self.hypers) - 1] = 1  # grad_scale: the model has a field for it
         for name, place in self.columns.items():
             column = place
             if name == "betas":
@@ -73,7 +73,7 @@ cdef class Rule:
         return used
 
     cdef fail(self, const fastopt_error *error, str where=""):
-        """Raises what the core's answer means to a user of Python; `where` names the group, if there are several."""
+        """Raises the core's error as a Python user knows it; `where` names the group if there are several."""
         cdef char text[300]
         cdef float narrow = <float>error.value
         name = "" if error.name == NULL else error.name.decode()

@@ -1,3 +1,3 @@
-# A step of so few elements is over before another thread could have taken the GIL and given it back.
+# A step of at most this many elements keeps the GIL: it ends before another thread could take the GIL and return it.
 cdef enum:
     KEEP_GIL = 4096

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Threads, instruction sets and the build of the C core, as the whole process has them."""
+"""Threads, instruction sets and the build of the C core, which are settings of the whole process."""
 
 from fastopt cimport capi
 from fastopt._boundary cimport thread_count
@@ -37,7 +37,7 @@ def set_num_threads(threads):
     Raises
     ------
     TypeError, ValueError
-        If it is no whole number, or less than 1.
+        If `threads` is not a whole number, or is less than 1.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def available_isas():
 def isa():
     """The instruction set in use: the widest available, unless `FASTOPT_ISA` or `use_isa` chose another.
 
-    It changes how fast a step is, never its result.
+    The instruction set changes how fast a step is, never its result.
 
     Examples
     --------

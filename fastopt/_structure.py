@@ -1,4 +1,7 @@
-"""The shapes in which a model may be given: one array, a sequence, a mapping; gradients come the same way."""
+"""The structures in which parameters and gradients may be given: one array, a sequence, a mapping, groups.
+
+The arrays in a structure are its leaves.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ import numpy as np
 
 
 def shown(value: Any) -> str:
-    """What an error shows of a value: its repr if it has one, and not much more than a line of it."""
+    """A value as errors show it: its repr, cut to 200 characters, or its type if it has no repr."""
     try:
         text = repr(value)
-    except Exception:  # the error that is being made matters more; and so many digits are refused
+    except Exception:  # an object's own code, or an int with too many digits; the caller's error matters more
         return f"an object of type {type(value).__name__}"
     return text if len(text) <= 200 else f"{text[:197]}..."
 
@@ -21,24 +24,24 @@ def shown(value: Any) -> str:
 def is_array(obj: Any) -> bool:
     if isinstance(obj, np.ndarray) or hasattr(type(obj), "__dlpack__"):
         return True
-    if type(obj) in (list, tuple, dict):  # by far the most frequent, and spared the question
+    if type(obj) in (list, tuple, dict):  # the usual case, and slow to ask for a buffer
         return False
     try:
         memoryview(obj)
     except TypeError:
         return False
-    except Exception:  # it has a buffer and cannot give it now: what binds it says so
+    except Exception:  # the object has a buffer that it cannot export now: the error comes when it is bound
         return True
     return True
 
 
 def all_arrays(values: Any) -> bool:
-    """Whether this is a list or tuple of NumPy arrays and nothing else."""
+    """Whether `values` is a list or tuple of NumPy arrays alone."""
     return type(values) in (list, tuple) and set(map(type, values)) == {np.ndarray}
 
 
 def listed(values: Iterable[Any]) -> list[Any]:
-    """The items up to the first that is neither array nor mapping: it is an error, and there may be no end of them."""
+    """The items up to the first that is neither array nor mapping, which is an error: an iterator may not end."""
     items = []
     for item in values:
         items.append(item)
@@ -48,15 +51,15 @@ def listed(values: Iterable[Any]) -> list[Any]:
 
 
 class Structure:
-    """How one group's parameters were given: one array, a sequence or a mapping; gradients come the same way."""
+    """The structure of one group's parameters, which its gradients share: one array, a sequence or a mapping."""
 
     def __init__(self, name: str, params: Any) -> None:
         self.keys: list[Any] | None = None
-        self.alone = False
-        if all_arrays(params):  # by far the most frequent, and spared the questions
+        self.is_single = False
+        if all_arrays(params):  # the usual case, first because it is fast
             self.leaves = list(params)
         elif is_array(params) or isinstance(params, str) or not isinstance(params, Iterable):
-            self.alone, self.leaves = True, [params]  # if it is no array, binding it says so
+            self.is_single, self.leaves = True, [params]  # if this is not an array, the error comes when it is bound
         elif isinstance(params, Mapping):
             self.keys = list(params)
             self.leaves = [params[key] for key in self.keys]
@@ -66,27 +69,27 @@ class Structure:
         if not self.leaves:
             raise ValueError(f"{name} is empty; give at least one array")
 
-    def whole(self) -> Any:
-        """The parameters in their structure again."""
-        if self.alone:
+    def unflatten(self) -> Any:
+        """The inverse of `flatten`: the parameters in their structure."""
+        if self.is_single:
             return self.leaves[0]
         return list(self.leaves) if self.keys is None else dict(zip(self.keys, self.leaves, strict=True))
 
     def names(self, name: str) -> list[str]:
-        """What errors call the leaves of something of this structure that is called `name`."""
-        if self.alone:
+        """The names of the leaves in errors, for an argument `name` of this structure."""
+        if self.is_single:
             return [name]
         if self.keys is None:
             return [f"{name}[{index}]" for index in range(len(self.leaves))]
         return [f"{name}[{shown(key)}]" for key in self.keys]
 
     def flatten(self, name: str, values: Any) -> list[Any]:
-        """The leaves of `values`, which must have this structure, in this order."""
-        if self.alone:
+        """The leaves of `values`, which must have this structure, in the order of the parameters."""
+        if self.is_single:
             return [values]
         if self.keys is None:
             return sequence(name, values, len(self.leaves), "arrays")
-        if type(values) is not dict and not isinstance(values, Mapping):  # the question takes a while
+        if type(values) is not dict and not isinstance(values, Mapping):  # isinstance is slow here
             raise TypeError(f"{name} must be a mapping with the parameters' keys, got {kind(values)}")
         if values.keys() != self.key_set:
             same_keys(name, values, self.keys)
@@ -94,15 +97,15 @@ class Structure:
 
 
 class Model:
-    """How a whole model was given: one group as it is, or a sequence of groups `{"params": ..., "lr": ...}`.
+    """The structure of a whole model: one group's parameters, or a sequence of groups `{"params": ..., "lr": ...}`.
 
-    `groups` has the structure of each group's parameters, `own_hypers` the hyperparameters that each group brings.
+    `groups` has the structure of each group's parameters, `own_hypers` the hyperparameters in each group's mapping.
     """
 
     def __init__(self, params: Any, hypers: Collection[str]) -> None:
         given, self.grouped = [params], False
-        alone = not all_arrays(params) and (is_array(params) or isinstance(params, (Mapping, str)))
-        if not alone and isinstance(params, Iterable):
+        is_single = not all_arrays(params) and (is_array(params) or isinstance(params, (Mapping, str)))
+        if not is_single and isinstance(params, Iterable):
             items = listed(params)
             self.grouped = any(type(item) is not np.ndarray and isinstance(item, Mapping) for item in items)
             given = items if self.grouped else [items]
@@ -121,20 +124,20 @@ class Model:
 
     @property
     def is_list(self) -> bool:
-        """Whether gradients come in one sequence of arrays."""
-        return not self.grouped and not self.groups[0].alone and self.groups[0].keys is None
+        """Whether the gradients are one sequence of arrays."""
+        return not self.grouped and not self.groups[0].is_single and self.groups[0].keys is None
 
     def names(self, what: str) -> list[str]:
-        """What errors call the leaves of all groups."""
+        """The names of the leaves of all groups in errors."""
         return [name for i, group in enumerate(self.groups) for name in group.names(self._name(what, i))]
 
-    def whole(self) -> Any:
-        """The parameters in their structure again."""
-        wholes = [group.whole() for group in self.groups]
-        return [{"params": whole} for whole in wholes] if self.grouped else wholes[0]
+    def unflatten(self) -> Any:
+        """The inverse of `flatten`: the parameters in their structure, without hyperparameters."""
+        params = [group.unflatten() for group in self.groups]
+        return [{"params": each} for each in params] if self.grouped else params[0]
 
     def flatten(self, name: str, values: Any) -> list[Any]:
-        """The leaves of `values`, which must have this structure, in this order."""
+        """The leaves of `values`, which must have this structure, in the order of the parameters."""
         if not self.grouped:
             return self.groups[0].flatten(name, values)
         flat: list[Any] = []
@@ -154,12 +157,12 @@ def kind(obj: Any) -> str:
 
 def sequence(name: str, values: Any, count: int, what: str) -> list[Any]:
     leaves: list[Any]
-    if type(values) in (list, tuple):  # by far the most frequent, and spared the questions
+    if type(values) in (list, tuple):  # the usual case, first because it is fast
         leaves = list(values)
     elif is_array(values) or isinstance(values, (Mapping, str)) or not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a sequence of {count} {what}, got {kind(values)}")
     else:
-        leaves = list(itertools.islice(values, count + 1))  # there may be no end of them
+        leaves = list(itertools.islice(values, count + 1))  # an iterator may not end
         if len(leaves) > count:
             raise ValueError(f"{name} must be a sequence of {count} {what}, got more")
     if len(leaves) != count:

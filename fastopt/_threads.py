@@ -1,4 +1,4 @@
-"""How many threads a process should use, and the door by which threadpoolctl reaches fastopt's."""
+"""How many threads a process should use, and the registration with threadpoolctl."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VARIABLE = "FASTOPT_NUM_THREADS"
 
 
 def default_num_threads() -> int:
-    """What the environment variable says, or the cores that the process may use."""
+    """The number in the environment variable, or that of the cores that the process may use."""
     text = os.environ.get(VARIABLE, "")
     if text:
         try:
@@ -36,21 +36,21 @@ def _allowed_cores() -> int:
 
 
 def cgroup_quotas(root: Path = Path("/")) -> Iterator[float]:
-    """The processor quotas, in cores, of this process's Linux control groups and of those around them."""
+    """The processor quotas, in cores, of this process's Linux control groups and of their parents."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        # Version 2 has one tree and an empty list of controllers; version 1 a tree for each.
+        # Version 2 has one tree and an empty list of controllers; version 1 has a tree for each controller.
         tree = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
         if controllers and "cpu" not in controllers.split(","):
             continue
         group = Path(path)
-        # In a container the path may be that of the host, while the files seen are the container's own: the root's.
-        for place in (group, *group.parents):
-            yield from _quota_of(tree / place.relative_to("/"), version_1=bool(controllers))
+        # In a container the path may be the host's, while only the container's own files, at the root, can be seen.
+        for level in (group, *group.parents):
+            yield from _quota_of(tree / level.relative_to("/"), version_1=bool(controllers))
 
 
 def _quota_of(group: Path, version_1: bool) -> Iterator[float]:
@@ -68,7 +68,7 @@ def _quota_of(group: Path, version_1: bool) -> Iterator[float]:
 
 
 def register_controller() -> None:
-    """Make fastopt's threads one of those that threadpoolctl limits, if it is installed."""
+    """Let threadpoolctl, if it is installed, limit fastopt's threads too."""
     try:
         import threadpoolctl  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:

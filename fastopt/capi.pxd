@@ -1,7 +1,7 @@
 # The C core for `cimport`: every public function of fastopt.h without its prefix, on C types, usable without the GIL
-# and in prange. fastopt.h says what they do, what they take and what they return: 0, or a negative number that strerror
-# explains. Nothing is compiled in or linked; they come from the installed package when the module that cimports them is
-# imported. The structures of fastopt.structs need the header: include_dirs=[fastopt.get_include()].
+# and in prange. fastopt.h documents them; strerror explains their negative return values. Nothing is compiled in or
+# linked: the functions come from the installed package when the module that cimports them is imported. The structures
+# of fastopt.structs need the header: include_dirs=[fastopt.get_include()].
 #
 #     from fastopt.capi cimport adam_f32
 #

@@ -2,8 +2,8 @@
 """The C core, and the doors to it from compiled code: functions for `cimport`, the capsule, and addresses.
 
 The one copy of the core is compiled into this module. `capi.pxd` has the functions for Cython, `fastopt_capi.h` the
-capsule's table for C and C++; `capi_address` is for callers by address. The rest of the package comes in through
-the capsule too.
+capsule's table for C and C++, and `capi_address` is for ctypes and the like. The other modules of the package `cimport`
+these functions too.
 """
 
 from cpython.pycapsule cimport PyCapsule_New
@@ -11,7 +11,7 @@ from cpython.pycapsule cimport PyCapsule_New
 __all__ = ["capi_address"]
 
 cdef extern from "fastopt.h":
-    # The prototypes are the header's, to which the C compiler holds every call below.
+    # "..." leaves the parameters open: the C compiler checks every call below against the header's prototypes.
     # BEGIN GENERATED externs (by tools/generate.py from csrc/rules.toml and csrc/fastopt.h)
     int fastopt_sgd_f32(...) nogil
     int fastopt_sgd_f64(...) nogil
@@ -338,7 +338,7 @@ def capi_address(name):
     Raises
     ------
     TypeError, ValueError
-        If it is no string, or there is no such function.
+        If `name` is not a string, or there is no such function.
 
     Notes
     -----

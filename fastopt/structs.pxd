@@ -1,4 +1,4 @@
-# The structures and constants of fastopt.h, whose comments say what they are. Using a structure needs the header:
+# The structures and constants of fastopt.h, which documents them. Using a structure needs the header:
 # include_dirs=[fastopt.get_include()]; modules that only use functions compile without it. A structure must begin as
 # zeros: fastopt.capi has group_init and model_init; zero a fastopt_tensor or fastopt_layout with memset, for Cython's
 # own fastopt_tensor(n=...) leaves the fields that it does not name as they were.

@@ -1,4 +1,4 @@
-"""The optimizers, one rule a file; what they share stands in `_base`, `_hyper` and `_state_dict`."""
+"""The optimizers, one rule a file; `_base`, `_hyper` and `_state_dict` have their common code."""
 
 from fastopt.optimizers._base import Optimizer
 from fastopt.optimizers._hyper import ParamGroup

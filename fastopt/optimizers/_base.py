@@ -1,4 +1,4 @@
-"""What all optimizers share. The arithmetic is in csrc/; buffers, groups and the step are in the compiled base."""
+"""The base class of all optimizers. The arithmetic is in csrc/; buffers, groups and the step are in `_engine`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Optimizer(Engine):
-    """What all optimizers share: parameters bound once, `step`, hyperparameters, state, checkpoints.
+    """The base class of all optimizers: parameters bound once, `step`, hyperparameters, state, checkpoints.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Optimizer(Engine):
     threads : int, optional
         How many threads a step may use; None: `fastopt.get_num_threads()`. Can be changed later (`opt.threads`).
     hyper
-        The hyperparameters of the groups that do not bring their own.
+        The hyperparameters of the groups that do not have their own.
 
     Raises
     ------
@@ -42,20 +42,20 @@ class Optimizer(Engine):
 
     Notes
     -----
-    The state buffers of a model are one piece of memory, each on a cache line of its own, in large pages where the
-    system has them; `state` shows them as arrays.
+    The state buffers that are made together share one allocation, in large pages where the system has them, and each
+    begins on a cache line; `state` shows them as arrays.
     """
 
     rule: ClassVar[str]
-    #: What a state buffer starts with, if not with zeros: a number, or the hyperparameter that says it.
+    #: The initial value of each state buffer that does not start at 0: a number, or the name of a hyperparameter.
     _start: ClassVar[Mapping[str, float | str]] = {}
-    #: The slot of the state buffer whose first step is unlike the others, because it holds nothing before.
-    _special: ClassVar[int | None] = None
-    #: Hyperparameters that act when the optimizer is made and cannot be changed later.
+    #: The slot of the state buffer that holds nothing until the first step fills it, if the rule has one.
+    _lazy_slot: ClassVar[int | None] = None
+    #: Hyperparameters that are used when the optimizer is created, and cannot be changed later.
     _fixed: ClassVar[tuple[str, ...]] = ()
-    #: Those that a state_dict must share with the optimizer that loads it.
+    #: Hyperparameters that must be equal in a state_dict and in the optimizer that loads it.
     _shared: ClassVar[tuple[str, ...]] = ()
-    #: Those that torch.optim's namesake does not have.
+    #: Hyperparameters that the torch.optim class of the same name does not have.
     _torch_lacks: ClassVar[tuple[str, ...]] = ()
 
     maximize = Switch()
@@ -64,15 +64,15 @@ class Optimizer(Engine):
         model = Model(params, self._hypers())
         self._bind_model(model)
         self.threads = threads
-        own = zip(self.param_groups, model.own_hypers, strict=True)
-        self._set([(group, hyper | of_group) for group, of_group in own], whole=True)
+        pairs = zip(self.param_groups, model.own_hypers, strict=True)
+        self._set([(group, hyper | own) for group, own in pairs], whole=True)
 
     def _refuse_unknown(self, name: str) -> None:
-        """AttributeError if nothing public of this name can be set."""
+        """AttributeError unless a public attribute of this name can be set."""
         if name in self._hypers() or name == "threads":
             return
         if hasattr(type(self), name):
-            raise AttributeError(f"{name!r} of an optimizer cannot be replaced; change what it holds")
+            raise AttributeError(f"{name!r} of an optimizer cannot be replaced; change its contents")
         raise AttributeError(
             f"{name!r} is no hyperparameter of {type(self).__name__}, which has {', '.join(self._hypers())}"
         )
@@ -93,18 +93,18 @@ class Optimizer(Engine):
     @classmethod
     @functools.cache
     def _hypers(cls) -> dict[str, Hyper[Any]]:
-        """The hyperparameters by name, those of this class before `maximize`."""
+        """The hyperparameters by name: those of the class itself, then `maximize`."""
         classes = [owner for owner in cls.__mro__ if issubclass(owner, Optimizer)]
         return {name: each for owner in classes for name, each in vars(owner).items() if isinstance(each, Hyper)}
 
     def _set(self, changes: Sequence[tuple[ParamGroup, Mapping[str, Any]]], whole: bool = False) -> None:
         """Checks and sets hyperparameters in some groups: all of them, or none and an error."""
-        with self._exclusive(nested=True):  # what one thread sets and what another sets must not be mixed
+        with self._exclusive(nested=True):  # two threads' changes must not be mixed
             self._change(changes, whole)
 
     def _change(self, changes: Sequence[tuple[ParamGroup, Mapping[str, Any]]], whole: bool) -> None:
         checked = [(group._index, self._checked(group, change, whole)) for group, change in changes]
-        plan = self._plan()  # only now: a value's own `__float__` may run code that changes the optimizer
+        plan = self._plan()  # after `_checked`, where a value's own `__float__` may change the optimizer
         for index, values in checked:
             plan.set_group(index, values, self._starts(values), whole)
         self._adopt(plan)
@@ -118,12 +118,12 @@ class Optimizer(Engine):
                     f"{shown(key)} is no hyperparameter of {type(self).__name__}, which has {', '.join(hypers)}"
                 )
             if key in self._fixed and not whole:
-                raise ValueError(f"{key} acts when the optimizer is made; it cannot be changed later")
+                raise ValueError(f"{key} is used when the optimizer is created; it cannot be changed later")
             values[key] = hypers[key].normal(value)
         return values
 
     def _starts(self, values: Mapping[str, Any]) -> list[float] | None:
-        """What the elements of each state buffer start with; None if that is 0 for all."""
+        """The initial value of each state buffer; None if all are 0."""
         if not self._start:
             return None
         starts = [self._start.get(name, 0.0) for name in RULES[self.rule].states]
@@ -135,7 +135,7 @@ class Optimizer(Engine):
     def state(self) -> dict[Any, dict[str, Any]]:
         """The state of each parameter: `{"step": steps taken, buffer name: array, ...}`.
 
-        Keyed by the mapping's keys if the optimizer was made for one mapping, else by position. The arrays share the
+        Keyed by the mapping's keys if the parameters were given as one mapping, else by position. The arrays share the
         memory of the live buffers, so reading them is free and writing to them changes the optimizer.
         """
         keys = self._model.groups[0].keys
@@ -155,12 +155,12 @@ class Optimizer(Engine):
         Raises
         ------
         RuntimeError
-            If another thread is in `step` of this optimizer: a copy would have the state of no step.
+            If another thread is in `step` of this optimizer: a copy would be halfway between two steps.
 
         Notes
         -----
-        The namesake in torch.optim loads it once every array is a tensor (`torch.from_numpy`); `load_state_dict` takes
-        torch's as it is.
+        The torch.optim class of the same name loads it once every array is a tensor (`torch.from_numpy`);
+        `load_state_dict` takes torch's state_dict as it is.
 
         Examples
         --------
@@ -185,8 +185,8 @@ class Optimizer(Engine):
         """Continue from a `state_dict()` of this class, or of the torch.optim class of the same name.
 
         Everything is checked before anything is replaced; arrays (or CPU tensors) are copied into the optimizer's own
-        buffers. Parameters without an entry in `state` start with initial state, as in torch.optim. Of torch's
-        settings, those that say how to compute (`foreach`, `fused`, `capturable`, `differentiable`) are ignored.
+        buffers. Parameters without an entry in `state` start with initial state, as in torch.optim. Torch's
+        settings of how to compute (`foreach`, `fused`, `capturable`, `differentiable`) are ignored.
 
         Parameters
         ----------
@@ -206,12 +206,12 @@ class Optimizer(Engine):
         self._load(_state_dict.read(self, state_dict["param_groups"], state_dict["state"]), [])
 
     def _load(self, saved: _state_dict.Saved, params: Sequence[Array]) -> None:
-        """Takes over a state that was read and checked, and parameters if there are any."""
+        """Copies a state that was read and checked into the optimizer, and parameters if any are given."""
         with self._exclusive():
             self._adopt(self._loading(saved, params))
 
     def _loading(self, saved: _state_dict.Saved, params: Sequence[Array]) -> Any:
-        # An array may be one of the optimizer's own buffers, as `state` shows them: read before any of them is written.
+        # An array may share memory with one of the optimizer's own buffers (`state`): copy it before any is written.
         own = {id(buffer.base): buffer.base for buffers in self._buffers() for buffer in buffers if buffer is not None}
         plan = self._plan()
         for index, values in enumerate(saved.values):
@@ -244,7 +244,7 @@ class Optimizer(Engine):
         Raises
         ------
         OSError
-            If the file cannot be written; an old one is as it was.
+            If the file cannot be written; an existing one is left as it was.
         RuntimeError
             If another thread is in `step` of this optimizer, and inside NAG's `lookahead()` block.
 
@@ -252,10 +252,10 @@ class Optimizer(Engine):
         -----
         The format is NumPy's .npz: NumPy alone writes and reads it, many other tools read it, and nothing in it is
         executed. `numpy.load(path)` shows arrays `state/0/exp_avg`, `params/0` and so on, by the position of the
-        parameter, and the rest as JSON under `fastopt.json`. The archive's comment holds the SHA-256 digest of what
-        comes before, so that no damage goes unnoticed. Bits are kept: training goes on as if it had never stopped. The
-        keys of a mapping are kept, and compared when it is loaded, if all of a group's are whole numbers or strings of
-        at most 1000 characters.
+        parameter, and the rest as JSON under `fastopt.json`. The archive's comment has the SHA-256 digest of all bytes
+        before it, so that no damage goes unnoticed. Bits are kept: training goes on as if it had never stopped. The
+        keys of a group's mapping are kept, and compared in `load`, if all of them are whole numbers of 64 bits or
+        strings of at most 1000 characters.
 
         Examples
         --------
@@ -305,8 +305,8 @@ class Optimizer(Engine):
         OSError
             If the file cannot be read.
         ValueError
-            If it is damaged, incomplete, not a checkpoint, or does not fit this optimizer; the message names the file
-            and what is wrong with it. Nothing was replaced, and no more memory was used than a checkpoint of this
+            If the file is damaged, incomplete, not a checkpoint, or does not fit this optimizer; the message names the
+            file and what is wrong with it. Nothing was replaced, and no more memory was used than a checkpoint of this
             optimizer needs.
         RuntimeError
             If another thread is in `step` of this optimizer; nothing was replaced.
@@ -331,8 +331,8 @@ class Optimizer(Engine):
     # ---- Copies. ----
 
     def __getstate__(self) -> dict[str, Any]:
-        # Put together from what was bound: the caller's own lists and mappings may hold other arrays by now.
-        return {"params": self._model.whole(), "threads": self.threads, "state_dict": self.state_dict()}
+        # The bound arrays in their structure: the caller's own lists and mappings may hold other arrays by now.
+        return {"params": self._model.unflatten(), "threads": self.threads, "state_dict": self.state_dict()}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         self._bind_model(Model(saved["params"], self._hypers()))

@@ -41,12 +41,12 @@ class Hyper(Generic[T]):
         optimizer._set([(group, {self.name: value}) for group in optimizer.param_groups])
 
     def normal(self, value: Any) -> T:
-        """`value` as the type in which it is kept and saved, or an error that names it."""
+        """`value` in the type that groups and files have, or an error that names the hyperparameter."""
         raise NotImplementedError
 
 
 class Number(Hyper[float]):
-    """A hyperparameter that is a number; the core says what range it has."""
+    """A hyperparameter that is a number; the core checks its range."""
 
     def normal(self, value: Any) -> float:
         return as_number(self.name, value)
@@ -73,7 +73,7 @@ class ParamGroup(Group, MutableMapping[str, Any]):
     """The hyperparameters of one group of parameters, by name, checked when they are set.
 
     `group["params"]` is the tuple of the group's arrays. Keys cannot be added or removed. A group does not keep its
-    optimizer alive: it is a ReferenceError to use one whose optimizer no longer exists.
+    optimizer alive: using a group whose optimizer no longer exists is a ReferenceError.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Saved state as torch.optim lays it out: read and checked here before any of it is taken over."""
+"""Reads and checks saved state in torch.optim's layout, before an optimizer changes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from fastopt.optimizers._hyper import Hyper, ParamGroup
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# What torch.optim keeps in a group besides hyperparameters: how to compute, or another object's notes.
+# Entries of torch.optim's groups that are no hyperparameters: settings of how to compute, and schedulers' notes.
 _TORCH_ONLY = frozenset(
     {"foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay", "initial_lr", "param_names"}
 )
 
 
 class Target(Protocol):
-    """What a saved state is compared with: these parts of an optimizer."""
+    """The parts of an optimizer that a saved state is compared with."""
 
     rule: ClassVar[str]
-    _special: ClassVar[int | None]
+    _lazy_slot: ClassVar[int | None]
     _shared: ClassVar[tuple[str, ...]]
     _torch_lacks: ClassVar[tuple[str, ...]]
     _model: Model
@@ -41,15 +41,15 @@ class Target(Protocol):
 
 
 class Saved(NamedTuple):
-    """What a state_dict says, in the order of the optimizer's groups and parameters."""
+    """The contents of a state_dict, in the order of the optimizer's groups and parameters."""
 
     values: list[dict[str, Any]]  # for each group all its hyperparameters
-    steps: list[int]  # for each parameter
-    arrays: list[list[Array | None]]  # and its state buffers in the order of the rule's table
+    steps: list[int]  # for each parameter its step count
+    arrays: list[list[Array | None]]  # for each parameter its state buffers in the order of the rule's table
 
 
 def read(optimizer: Target, groups: Any, state: Any) -> Saved:
-    """`state_dict["param_groups"]` and `state_dict["state"]`, or an error if they do not fit the optimizer."""
+    """Reads `state_dict["param_groups"]` and `state_dict["state"]`, which must fit the optimizer."""
     ids, values = _read_groups(optimizer, groups)
     return Saved(values, *_read_state(optimizer, state, ids, values))
 
@@ -98,7 +98,7 @@ def _read_state(
         raise TypeError(f"state_dict['state'] must be a mapping, got {type(state).__name__}")
     if unknown := set(state).difference(ids):
         raise ValueError(f"state_dict['state'] has entries for unknown parameters: {shown(list(unknown))}")
-    rule, special = RULES[optimizer.rule], optimizer._special
+    rule, lazy = RULES[optimizer.rule], optimizer._lazy_slot
     all_steps, all_arrays = [], []
     for i, key in enumerate(ids):
         name = f"state_dict['state'][{shown(key)}]"
@@ -111,17 +111,17 @@ def _read_state(
         if entry:
             hypers = values[optimizer._group_of(i)]
             calls = [each not in rule.needed_by or bool(hypers[rule.needed_by[each]]) for each in rule.states]
-            needed, optional = ["step"], ["step"] if special is not None else []
+            needed, optional = ["step"], ["step"] if lazy is not None else []
             for slot, state_name in enumerate(rule.states):
-                (needed if calls[slot] and slot != special else optional).append(state_name)
+                (needed if calls[slot] and slot != lazy else optional).append(state_name)
             same_keys(name, entry, needed, optional)
             steps = _step_count(f"{name}['step']", entry.get("step", 0))
             for slot, state_name in enumerate(rule.states):
                 if state_name in entry:
                     arrays[slot] = _like(f"{name}[{state_name!r}]", entry[state_name], optimizer.params[i])
-            if special is not None and arrays[special] is not None:
-                steps = max(steps, 1)  # a buffer that holds something has its first step behind it
-            elif special is not None and calls[special]:
+            if lazy is not None and arrays[lazy] is not None:
+                steps = max(steps, 1)  # a lazy buffer that is there was filled by a first step
+            elif lazy is not None and calls[lazy]:
                 steps = 0
         all_steps.append(steps)
         all_arrays.append(arrays)
@@ -136,11 +136,11 @@ def _step_count(name: str, value: Any) -> int:
 
 
 def _like(name: str, value: Any, param: Array) -> Array:
-    """A saved buffer as an aligned array in C order that nobody else has, if it has the parameter's dtype and shape."""
+    """A saved buffer, which must have the parameter's dtype and shape, as a view or copy: aligned and in C order."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be lost; give its .data")
     try:
-        array = np.asarray(value).view()  # a view, whose shape and type nobody changes between this check and the copy
+        array = np.asarray(value).view()  # a view: no other code can change its shape or type after this check
     except Exception as error:
         raise TypeError(f"{name} cannot be read as an array: {error}") from error
     if array.dtype != param.dtype:

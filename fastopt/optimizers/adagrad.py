@@ -22,7 +22,7 @@ class Adagrad(Optimizer):
     lr, lr_decay, weight_decay, eps : float
         Finite and >= 0; `weight_decay` is an L2 penalty.
     initial_accumulator_value : float
-        Initial value of `sum`, finite and >= 0; used only when the optimizer is made.
+        Initial value of `sum`, finite and >= 0; used only when the optimizer is created.
     eps_inside_sqrt : bool
         `sqrt(sum + eps)` instead of `sqrt(sum) + eps`.
     maximize : bool

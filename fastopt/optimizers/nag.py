@@ -24,7 +24,7 @@ class NAG(Optimizer):
     - the textbook's: take the gradient inside `with opt.lookahead():`, where the arrays are at the look-ahead point,
       and step after it;
     - `at_lookahead=True`: the arrays hold the look-ahead point throughout, so that training loops need no block.
-      `q -= momentum*v + lr*g` is the step. Evaluating the model between steps then sees the look-ahead point.
+      The step is `q -= momentum*v + lr*g`, with the new `v`. Evaluating the model between steps then sees `q`.
 
     Parameters
     ----------
@@ -103,8 +103,8 @@ class NAG(Optimizer):
     def lookahead(self) -> Iterator[None]:
         """Put the arrays at the look-ahead point `p - momentum*v` for the block, and back after it, bit for bit.
 
-        They come back also when the block raises; what it wrote to them is lost. The block costs one copy of the
-        parameters. Call `step` after the block.
+        The arrays are put back also if the block raises; whatever it wrote to them is lost. The block costs one copy of
+        the parameters. Call `step` after the block.
 
         Raises
         ------

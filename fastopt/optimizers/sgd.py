@@ -84,4 +84,4 @@ class SGD(Optimizer):
 
     # END GENERATED arguments
 
-    _special = 0
+    _lazy_slot = 0

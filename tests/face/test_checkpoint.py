@@ -218,7 +218,7 @@ def test_a_file_that_was_cut_short(trained, tmp_path, tried):
     sizes = {*range(200), *range(200, len(data), 97), *range(len(data) - 200, len(data))}
     for size in sizes:
         cut.write_bytes(data[:size])
-        refused(other, cut, "is no checkpoint of fastopt, or its end is missing|is damaged", params=True)
+        refused(other, cut, "is not a checkpoint of fastopt, or its end is missing|is damaged", params=True)
     tried(len(sizes), "damaged checkpoints refused")
 
 
@@ -229,7 +229,7 @@ def test_a_file_in_which_a_bit_is_flipped(trained, tmp_path, tried):
         bit = 1 << rng.randrange(8)
         data[i] ^= bit
         flipped.write_bytes(data)
-        with pytest.raises(ValueError, match=r"is no checkpoint of fastopt|is damaged"):
+        with pytest.raises(ValueError, match=r"is not a checkpoint of fastopt|is damaged"):
             other.load(flipped, params=True)
         data[i] ^= bit
     before = everything(other)
@@ -241,21 +241,21 @@ def test_a_file_in_which_a_bit_is_flipped(trained, tmp_path, tried):
 @pytest.mark.parametrize("junk", [b"", b"x", b"PK\x05\x06" + bytes(18), os.urandom(5000), b"sha256:" + b"0" * 64])
 def test_foreign_files(junk, trained, tmp_path):
     (tmp_path / "junk").write_bytes(junk)
-    refused(trained[2], tmp_path / "junk", "is no checkpoint of fastopt, or its end is missing|is damaged")
+    refused(trained[2], tmp_path / "junk", "is not a checkpoint of fastopt, or its end is missing|is damaged")
 
 
 def test_npz_files_of_others(trained, tmp_path):
     np.savez(tmp_path / "other.npz", w=np.ones(3))
-    refused(trained[2], tmp_path / "other.npz", "is no checkpoint of fastopt")
+    refused(trained[2], tmp_path / "other.npz", "is not a checkpoint of fastopt")
 
 
 def test_what_is_no_file(trained, tmp_path):
     _, _, other = trained
     with pytest.raises(FileNotFoundError, match="missing"):
         other.load(tmp_path / "missing.npz")
-    refused(other, tmp_path, "is no regular file")
+    refused(other, tmp_path, "is not a regular file")
     os.mkfifo(tmp_path / "pipe")
-    refused(other, tmp_path / "pipe", "is no regular file")
+    refused(other, tmp_path / "pipe", "is not a regular file")
 
 
 # ---- Files that were made to deceive: their digest is right. ----
@@ -288,25 +288,25 @@ MEMBERS = {
     "Fortran order": ("params/0.npy", npy(W, fortran_order=True), "in Fortran order, but the parameter"),
     "too few bytes": ("params/0.npy", npy(W)[:-1], "with 139 bytes or more, but 140 are needed"),
     "too many bytes": ("params/0.npy", npy(W) + b"x", "with 141 bytes or more, but 140 are needed"),
-    "no .npy": ("params/0.npy", b"nonsense", "has params/0.npy that is no .npy file"),
+    "no .npy": ("params/0.npy", b"nonsense", "has params/0.npy that is not a .npy file"),
     "an expression": (
         "params/0.npy",
         b"\x93NUMPY\x01\x00\x20\x00{'shape': __import__('os').abort()}",
-        "is no .npy file",
+        "is not a .npy file",
     ),
     "a name that climbs out": (
         "../../outside.npy",
         npy(W),
-        r"has '\.\./\.\./outside\.npy', which this optimizer has not",
+        r"has '\.\./\.\./outside\.npy', which this optimizer does not have",
     ),
-    "an absolute name": ("/tmp/outside.npy", npy(W), "has '/tmp/outside.npy', which this optimizer has not"),
-    "one parameter more": ("params/4.npy", npy(W), "has 'params/4.npy', which this optimizer has not"),
-    "another buffer": ("state/0/momentum_buffer.npy", npy(W), "momentum_buffer.npy', which this optimizer has not"),
-    "no JSON": ("fastopt.json", b"{", "fastopt.json that is no JSON"),
-    "JSON without end": ("fastopt.json", b"[" * 50_000, "fastopt.json that is no JSON"),
+    "an absolute name": ("/tmp/outside.npy", npy(W), "has '/tmp/outside.npy', which this optimizer does not have"),
+    "one parameter more": ("params/4.npy", npy(W), "has 'params/4.npy', which this optimizer does not have"),
+    "another buffer": ("state/0/momentum_buffer.npy", npy(W), "buffer.npy', which this optimizer does not have"),
+    "no JSON": ("fastopt.json", b"{", "fastopt.json that is not JSON"),
+    "JSON without end": ("fastopt.json", b"[" * 50_000, "fastopt.json that is not JSON"),
     "JSON that is a list": ("fastopt.json", b"[]", "has another format than 'fastopt checkpoint 1'"),
     "too much JSON": ("fastopt.json", b" " * 82_000, "no fastopt.json, or too large a one|has [0-9]+ bytes, but"),
-    "a huge number": ("fastopt.json", b"9" * 5000, "fastopt.json that is no JSON"),
+    "a huge number": ("fastopt.json", b"9" * 5000, "fastopt.json that is not JSON"),
 }
 HEADERS = {
     "a later format": ({"format": "fastopt checkpoint 2"}, "it may be of a later fastopt"),

@@ -184,9 +184,9 @@ def shared(name, dtype):
 def test_several_elements_in_one_place(kernel, engine, name):
     """What is written needs a place for each element; what is only read does not."""
     words = [
-        "has several elements in one place (shape",
+        "has several elements at one address (shape",
         "strides",
-        "), but is to be written; each element needs its own",
+        "); in an array that is written each element needs its own",
     ]
     bad = shared(name, np.float32)
     for argument in kernel.written:
@@ -218,7 +218,7 @@ def test_many_elements_in_one_place_are_not_counted():
     """Whatever their number, it takes neither time nor memory to say so."""
     for shape, strides in [((10**15,), (0,)), ((10**9, 10**9), (0, 0)), ((10**12, 2), (0, 8)), ((2, 10**12), (16, 0))]:
         bad = np.lib.stride_tricks.as_strided(np.ones(4), shape, strides)
-        with raising(ValueError, "params has several elements in one place"):
+        with raising(ValueError, "params has several elements at one address"):
             fastopt.SGD(bad)
 
 
