@@ -22,41 +22,42 @@ help: ## list these
 demo: $(VENV)/.installed-demo ## train a small network with every method; ARGS are for `python -m fastopt demo`
 	$(VENV)/bin/python -m fastopt demo $(ARGS)
 
-# The files of tests are shared among WORKERS processes; 0: one process, as a debugger wants it. `make test` leaves out
-# what is marked slow.
+# WORKERS processes share the test files; WORKERS=0 runs them in one process, for debuggers. `make test` leaves out the
+# tests that are marked slow.
 PYTEST = $(VENV)/bin/pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --benchmark-disable
 test: $(VENV)/.installed-$(EXTRAS) ## most tests, in minutes; ARGS are for pytest
 	$(PYTEST) -m 'not slow' $(ARGS)
 
-# Compiles what has changed, and no more, in the tree itself.
-check: $(VENV)/.installed-build ## a rule after a change of its loop, in half a minute: RULE=adam
+# Compiles only the files that have changed, in the tree itself.
+check: $(VENV)/.installed-build ## compile what has changed and test one rule, in half a minute: RULE=adam
 	$(VENV)/bin/python setup.py -q build_ext --inplace
 	$(VENV)/bin/pytest -q -n $(WORKERS) tests/face/test_textbook.py tests/face/test_parity.py tests/package/test_signatures.py -k '$(RULE)' $(ARGS)
 
 test-all: $(VENV)/.installed-$(EXTRAS) ## every test
 	$(PYTEST) $(ARGS)
 
-test-arch: $(VENV)/.installed-$(EXTRAS) ## the core on emulated processors, or what is missing for that
+test-arch: $(VENV)/.installed-$(EXTRAS) ## test the core on emulated processors, or say what to install for that
 	FASTOPT_TEST_ARCH=1 $(VENV)/bin/pytest tests/core/test_arch.py $(ARGS)
 
-# Left out: tests that compile or start other programs, which would run on this processor, that measure memory or time,
-# and norms of millions of elements.
-test-nehalem: $(VENV)/.installed-$(EXTRAS) ## the tests of the arithmetic on an x86-64 processor without AVX, in many minutes
+# Left out: tests that compile or start other programs, which would run on the real processor; tests that measure memory
+# or time; and norms of millions of elements.
+test-nehalem: $(VENV)/.installed-$(EXTRAS) ## test the arithmetic under qemu on an x86-64 processor without AVX, in many minutes
 	qemu-x86_64 -cpu Nehalem $(VENV)/bin/python -m pytest -p no:cacheprovider $(NEHALEM) \
 		-k 'not 17000003 and not widest and not empty_environment' $(ARGS)
 
-# `make bench BENCH_EXTRAS=bench,peers` installs what fastopt is compared with; ARGS are for bench/run.py (--help).
+# `make bench BENCH_EXTRAS=bench,peers` also installs the libraries that fastopt is compared with; ARGS are for
+# bench/run.py (--help).
 bench: $(VENV)/.installed-$(BENCH_EXTRAS) ## measure; ARGS are for bench/run.py
 	$(VENV)/bin/python bench/run.py $(ARGS)
 	$(VENV)/bin/pytest bench -o python_files='bench_*.py' -o pythonpath=bench --benchmark-group-by=group \
 		--benchmark-sort=name --benchmark-columns=median,iqr,rounds
 
-# The hot paths of this tree against those of another commit, turn by turn: `make bench-against REV=HEAD~1`. ARGS are for
+# Measures the hot paths of this tree and of another commit in turns: `make bench-against REV=HEAD~1`. ARGS are for
 # bench/against.py (--help).
-bench-against: $(VENV)/.installed-build $(VENV)/.installed-$(BENCH_EXTRAS) ## the hot paths against those of another commit, REV=HEAD~1
+bench-against: $(VENV)/.installed-build $(VENV)/.installed-$(BENCH_EXTRAS) ## compare the hot paths' speed with another commit's, REV=HEAD~1
 	$(VENV)/bin/python bench/against.py $(REV) $(ARGS)
 
-# The lines of csrc/ and of the Cython modules that the tests execute, counted in a copy of the sources, which stays.
+# Counts in a copy of the sources, which is kept, the lines of csrc/ and of the Cython modules that the tests execute.
 COVERED := build/coverage
 coverage: $(VENV)/.installed-coverage ## count the lines of csrc/ and of the Cython modules that the tests execute
 	rm -rf $(COVERED)
@@ -69,42 +70,42 @@ coverage: $(VENV)/.installed-coverage ## count the lines of csrc/ and of the Cyt
 		gcovr --merge-mode-functions=separate --merge-lines --gcov-suspicious-hits-threshold=0 \
 		--filter csrc/ --txt --json-summary csrc.json --fail-under-line=100 . && exit $$cython
 
-# Some minutes of each; ARGS are for tests/fuzz/fuzz_boundary.py (--help), and FUZZ_EXAMPLES says how many sequences of
-# uses.
-fuzz: $(VENV)/.installed-fuzz ## look for errors at random, some minutes
+# Runs the fuzzer and the state machine for some minutes each. ARGS are for tests/fuzz/fuzz_boundary.py (--help), and
+# FUZZ_EXAMPLES is the number of sequences that the state machine tries.
+fuzz: $(VENV)/.installed-fuzz ## look for errors with random input, for some minutes
 	$(VENV)/bin/python tests/fuzz/fuzz_boundary.py $(ARGS)
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(VENV)/bin/pytest tests/face/test_machine.py -m slow --hypothesis-profile=fuzz \
 		--hypothesis-show-statistics
 
-# All that is too long for `make test-all`, in an hour or two; AUDIT is for tools/audit/run.py (--help).
-audit: $(VENV)/.installed-audit ## all that is too long for test-all, also on other Pythons, in an hour or two; one table
+# Everything that is too long for `make test-all`, in an hour or two; AUDIT is for tools/audit/run.py (--help).
+audit: $(VENV)/.installed-audit ## run everything that is too long for test-all, in an hour or two, and print one table
 	$(VENV)/bin/python tools/audit/run.py $(AUDIT)
 
-amalgamation: $(VENV)/.installed-amalgamation ## the C core as one file
+amalgamation: $(VENV)/.installed-amalgamation ## write the C core as one file
 	mkdir -p $(AMALGAMATION)
 	$(VENV)/bin/quom --include_guard 'FASTOPT_([A-Z]+_)*H' --stitch rules.c \
 		csrc/amalgamation/fastopt.c $(AMALGAMATION)/fastopt.c
 	$(VENV)/bin/quom --include_guard FASTOPT_RULES_H csrc/fastopt.h $(AMALGAMATION)/fastopt.h
 
-# Everything that repeats the table of rules, csrc/rules.toml, in csrc/, fastopt/, tests/ and README.md.
-generate: $(VENV)/.installed-test ## write what repeats the table of rules, csrc/rules.toml
+# Writes the files in csrc/, fastopt/ and tests/, and the part of README.md, that repeat the table of rules.
+generate: $(VENV)/.installed-test ## write all code that repeats the table of rules, csrc/rules.toml
 	$(VENV)/bin/python tools/generate.py
 
 # The checks are listed in .pre-commit-config.yaml; pre-commit needs a git repository.
-lint: $(VENV)/.installed-lint ## check style, and format what is not formatted
+lint: $(VENV)/.installed-lint ## check style, and format the files that need it
 	PATH="$(abspath $(VENV))/bin:$$PATH" pre-commit run --all-files --show-diff-on-failure
 
-clean: ## remove what was made
+clean: ## remove everything that these targets made
 	rm -rf $(VENV) .nox build dist demo-output *.egg-info fastopt/*.so .pytest_cache .hypothesis .benchmarks .mypy_cache .ruff_cache
 
-# One environment; each set of extras is installed into it when it is first asked for, and anew when the
-# sources that are compiled have changed.
+# There is one environment. A set of extras is installed into it on first use, and again when sources that are compiled
+# have changed.
 $(VENV)/.installed-%: $(SOURCES)
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --editable '.[$*]'
 	touch '$@'
 
-# What compiles in the tree itself instead of in an environment of its own.
+# The packages that compile extensions in the tree itself, without pip's isolated build environment.
 $(VENV)/.installed-build: | $(VENV)/.installed-$(EXTRAS)
 	$(VENV)/bin/python -m pip install --quiet 'setuptools>=77' 'cython>=3.1' 'numpy>=2.0'
 	touch '$@'

@@ -1,4 +1,4 @@
-"""The compiled modules. Everything else about the package stands in pyproject.toml."""
+"""Builds the compiled modules. Everything else about the package is in pyproject.toml."""
 
 import os
 import re
@@ -12,14 +12,14 @@ from setuptools import Extension, setup
 header = Path("csrc/fastopt.h").read_text(encoding="utf-8")
 version = ".".join(re.findall(r"^#define FASTOPT_VERSION_(?:MAJOR|MINOR|PATCH) (\d+)$", header, re.MULTILINE))
 
-# What the same bits need (no contraction) and what vectorizing needs. The sources set them again for those
-# who vendor csrc/; stated here they also hold for compilers that ignore the sources' pragmas.
+# The flags for the same bits everywhere (no contraction) and for vectorization. The sources set the same by pragma, for
+# projects that vendor csrc/; the flags also reach compilers that ignore the pragmas.
 cflags = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
 if sys.platform == "win32":
     raise SystemExit("fastopt builds with gcc or clang on Linux and macOS; Windows is not supported yet")
 
-# `make coverage`: the lines of Cython and C that a run executes are counted, and the C files lie beside the .pyx files,
-# where Cython's plugin for coverage.py looks for them.
+# `make coverage` counts the lines of Cython and C that a run executes. The generated C files then lie beside the .pyx
+# files, where Cython's plugin for coverage.py looks for them.
 coverage = bool(os.environ.get("FASTOPT_COVERAGE"))
 if coverage:
     cflags = [*cflags, "-O0", "--coverage", "-fprofile-update=atomic"]
@@ -50,10 +50,10 @@ def extension(name, sources=()):
         define_macros=[
             ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
             ("FASTOPT_CFLAGS", f'"{" ".join(cflags)}"'),
-            ("FASTOPT_NAMESPACE", "py_"),  # a program with a core of its own may load this one beside it
+            ("FASTOPT_NAMESPACE", "py_"),  # so that a program can load this core beside its own copy
             *([("CYTHON_TRACE_NOGIL", "1")] if coverage else []),
         ],
-        # What the others see of the core is its interface.
+        # Modules other than `capi` depend on the core's interface alone.
         depends=[str(path) for path in Path("csrc").rglob("*.h") if sources or path.name in INTERFACE],
         extra_compile_args=cflags,
         extra_link_args=["-pthread", *(["--coverage"] if coverage else [])],
