@@ -10,7 +10,7 @@ from commands import CSRC
 from common import CLASSES, paired
 
 import fastopt
-from fastopt import clipping, kernels, optimizers, reference
+from fastopt import _clipping, kernels, optimizers, reference
 from fastopt._rules import RULES
 
 HEADER = CSRC / "fastopt_rules.h"
@@ -63,7 +63,7 @@ def test_all_have_the_same_rules():
     rules = list(RULES)
     assert len(rules) >= 8
     assert sorted(kernels.__all__) == sorted(rules)
-    assert sorted(reference.__all__) == sorted([*rules, *clipping.__all__, "Optimizer"])
+    assert sorted(reference.__all__) == sorted([*rules, *_clipping.__all__, "Optimizer"])
     assert sorted(cls.rule for cls in CLASSES) == sorted(rules)
     assert {cls.__name__ for cls in CLASSES} <= set(optimizers.__all__)
     assert sorted(PROTOTYPES) == sorted((rule, suffix) for rule in rules for suffix in ("f32", "f64"))
