@@ -77,9 +77,9 @@ fuzz: $(VENV)/.installed-fuzz ## look for errors with random input, for some min
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(VENV)/bin/pytest tests/face/test_machine.py -m slow --hypothesis-profile=fuzz \
 		--hypothesis-show-statistics
 
-# Everything that is too long for `make test-all`, in an hour or two; AUDIT is for tools/audit/run.py (--help).
-audit: $(VENV)/.installed-audit ## run everything that is too long for test-all, in an hour or two, and print one table
-	$(VENV)/bin/python tools/audit/run.py $(AUDIT)
+# Everything that is too long for `make test-all`, in an hour or two; AUDIT is for nox: AUDIT=--list, AUDIT='-s fuzz'.
+audit: $(VENV)/.installed-audit ## run everything that is too long for test-all, in an hour or two
+	$(VENV)/bin/nox $(AUDIT)
 
 amalgamation: $(VENV)/.installed-amalgamation ## write the C core as one file
 	mkdir -p $(AMALGAMATION)
