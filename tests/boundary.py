@@ -18,7 +18,7 @@ def tensor(dtype=np.float32, start=1.0):
 
 @contextlib.contextmanager
 def nothing_written(*arrays):
-    """Every byte of these arrays (and of the memory they are views of) is as it was."""
+    """Checks that the block changes no byte of these arrays, nor of the memory that they are views of."""
     owners = [a if a.base is None or not isinstance(a.base, np.ndarray) else a.base for a in arrays]
     before = [owner.tobytes() for owner in owners]
     yield
@@ -30,7 +30,7 @@ def raising(error, *words):
 
 
 class Kernel:
-    """A rule's kernel, with one argument replaced by a bad one."""
+    """A rule's kernel with good arguments, of which a test replaces one by a bad one."""
 
     def __init__(self, variant, dtype=np.float32):
         self.variant = variant
@@ -46,7 +46,7 @@ class Kernel:
             self.variant.kernel(buffers["p"], buffers["g"], states, hypers)
 
     def takes(self, name, value, dtype):
-        """The value of this one hyperparameter is accepted."""
+        """Calls the kernel with this value of one hyperparameter, which it must accept."""
         if name == "momentum" and value and "momentum_buffer" not in self.variant.states:
             return
         start = self.variant.arguments(dict.fromkeys(RULES[self.variant.rule].hypers, 0.5), 1)
@@ -63,7 +63,7 @@ KERNELS = {str(variant): variant for variant in VARIANTS if not any(variant.opti
 
 
 class Engine:
-    """An optimizer of two parameters whose gradients are to be refused; the second is the bad one."""
+    """An optimizer of two parameters; a test gives it a bad gradient for the second."""
 
     def __init__(self, cls):
         self.params = [tensor(), tensor(np.float64, 5.0)]
@@ -78,7 +78,7 @@ class Engine:
         assert [state["step"] for state in self.opt.state.values()] == steps
 
 
-# ---- Objects. ----
+# ---- What a kernel takes. ----
 
 
 def kernel_hypers(kernel):

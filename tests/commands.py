@@ -33,7 +33,7 @@ def compiler(name):
 
 
 def listed_in_manifest():
-    """The folders and files of the top level that are the sources; MANIFEST.in is their only list."""
+    """The folders and files at the top level that make up the sources, as MANIFEST.in, their only list, has them."""
     lines = [line.split() for line in (ROOT / "MANIFEST.in").read_text(encoding="utf-8").splitlines()]
     return [ROOT / name for line in lines if line[0] in ("graft", "include") for name in line[1:]]
 
@@ -46,5 +46,5 @@ def build_core(cc, flags, folder):
 
 
 def clean_environment():
-    """This process's environment without what would let another Python find the package in its sources."""
+    """This process's environment without the variables that would let another Python import the package from here."""
     return {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}

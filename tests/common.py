@@ -15,7 +15,7 @@ CLASSES = [cls for cls in vars(fastopt).values() if isinstance(cls, type) and ha
 
 
 def calling_for(rule, states):
-    """Hyperparameters of an optimizer that bring it these state buffers, of those that are not always there."""
+    """Hyperparameters with which an optimizer has those of these state buffers that are optional."""
     called = [name for state, name in RULES[rule].needed_by.items() if state in states]
     return {name: 0.9 if name == "momentum" else True for name in called}
 
@@ -24,7 +24,7 @@ EVERY_STATE = {cls: calling_for(cls.rule, RULES[cls.rule].states) for cls in CLA
 
 
 def paired(hypers):
-    """The table's hyperparameters as Python has them: `beta1` and `beta2` are the pair `betas`."""
+    """The table's hyperparameters as Python's arguments: `beta1` and `beta2` become the pair `betas`."""
     found = {}
     for name, value in hypers.items():
         if name == "beta1":
@@ -44,7 +44,7 @@ DTYPES = [np.float32, np.float64]
 STORED = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]  # what a gradient may be
 ISAS = available_isas()
 
-# For each hyperparameter of the table a draw that the rules accept, and that no two steps share.
+# For each hyperparameter of the table a function that draws a value which the rules accept; each step draws another.
 DRAWS = {
     "lr": lambda rng: rng.uniform(1e-3, 0.2),
     "momentum": lambda rng: rng.uniform(0.1, 0.95),
@@ -119,8 +119,9 @@ def random_tensor(rng, count, dtype):
 
 # ---- How an array may lie in memory. ----
 
-# For each axis the distance of its elements (negative: the last comes first) and how much lies before and after them;
-# and the axes in the order of the memory, the innermost last. Both for an array of so many dimensions.
+# Each layout maps a number of dimensions to two lists. The first has for each axis the distance of its elements
+# (negative: the last element comes first) and how many elements of padding lie before and after them. The second has
+# the axes in the order of the memory, the innermost last.
 LAYOUTS = {
     "C": lambda n: ([(1, 0, 0)] * n, range(n)),
     "F": lambda n: ([(1, 0, 0)] * n, range(n)[::-1]),
@@ -137,7 +138,7 @@ GAP = -77.0
 
 
 def laid(values, layout, fill=GAP):
-    """These values in an array with that layout. Its `base` is all the memory, whose gaps have a value of their own."""
+    """These values in an array of that layout. Its `base` is all the memory, whose gaps hold `fill`."""
     axes, order = LAYOUTS[layout](values.ndim)
     order = list(order)
     sizes = [before + abs(step) * n + after for n, (step, before, after) in zip(values.shape, axes, strict=True)]
@@ -176,7 +177,7 @@ def assert_same_bits(found, expected, what=""):
 
 
 def assert_same_as_reference(opt, model):
-    """An optimizer is what its `reference.Optimizer` is: parameters, hyperparameters, step counts and state buffers."""
+    """The optimizer equals the `reference.Optimizer` in parameters, hyperparameters, step counts and state buffers."""
     for i, (found, expected) in enumerate(zip(opt.params, model.params, strict=True)):
         assert_same_bits(found, expected, f"parameter {i}")
     for group, expected in zip(opt.param_groups, model.param_groups, strict=True):
@@ -188,7 +189,7 @@ def assert_same_as_reference(opt, model):
             assert_same_bits(state[name], expected[name], f"{name} of parameter {i}")
 
 
-# ---- A model for several threads. Here, where processes that are started anew can import it. ----
+# ---- A model for several threads, in this file because processes that the tests start import it. ----
 
 LARGE = 1_000_000  # elements that are worth several threads
 
@@ -201,7 +202,7 @@ def model(threads=3, seed=0):
 
 
 def three_steps(seed):
-    """What three steps on several threads make of it."""
+    """The bytes of the parameter after three steps on several threads."""
     p, g, opt = model(seed=seed)
     for _ in range(3):
         opt.step(g)

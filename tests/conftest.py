@@ -11,8 +11,8 @@ from common import ISAS
 
 import fastopt
 
-# What builds and runs leave in a working folder. The copy that is packed gets some of each, so that it is seen to stay
-# behind.
+# What builds and runs leave in a working folder. The copy of the sources that is packed gets some files of each kind
+# (JUNK), so that the tests see that none of them gets into an archive.
 LEFT_BEHIND = ["__pycache__", "*.py[cod]", "*.so", "*.o", "*.egg-info", "build", "dist"]
 JUNK = [
     "fastopt/_engine.c",
@@ -24,7 +24,7 @@ JUNK = [
 ]
 
 
-# What `make fuzz` runs: new sequences each time, as many as it says.
+# The profile of `make fuzz`: new sequences in each run, as many as FUZZ_EXAMPLES says.
 hypothesis.settings.register_profile(
     "fuzz",
     max_examples=int(os.environ.get("FUZZ_EXAMPLES", "1000")),
@@ -47,7 +47,7 @@ def isa(request):
 
 @pytest.fixture
 def tried(record_property):
-    """Says how many cases of what a test has gone through; they are added up at the end of a run."""
+    """A function of a count and a kind of cases: records how many a test has tried; the end of the run has the sums."""
     return lambda count, what: record_property(what, count)
 
 
@@ -97,13 +97,13 @@ def sources(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def archives(sources, tmp_path_factory):
-    """sdist, and the wheel built from the sdist, each in an environment of the build's own making."""
+    """The sdist, and the wheel built from the sdist, each built in an isolated environment."""
     pytest.importorskip("build", reason="needs build: pip install 'fastopt[test]'")
     if "FASTOPT_COVERAGE" in os.environ:
-        pytest.skip("a wheel is built as it is given to others, and not to count lines: unset FASTOPT_COVERAGE")
+        pytest.skip("tests the wheel as it is released, without the counting of lines: unset FASTOPT_COVERAGE")
     probe = ["-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--retries=0", "setuptools"]
     if run(sys.executable, *probe).returncode != 0:
-        pytest.skip("needs pip and a package index that it reaches: this builds and installs in new environments")
+        pytest.skip("needs pip and a package index that pip can reach, to build and install in new environments")
     out = tmp_path_factory.mktemp("dist")
     run_well(sys.executable, "-m", "build", "--outdir", out, sources[0], env=clean_environment())
     (sdist,) = out.glob("*.tar.gz")
@@ -113,7 +113,7 @@ def archives(sources, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory):
-    """Builds a C program of tests/core and links it with the core, which is built once for the same flags."""
+    """Builds a C program of tests/core and links it with the core, which is built once for each set of flags."""
     cores = {}
     strict = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror", "-pthread"]
 

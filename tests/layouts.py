@@ -1,6 +1,6 @@
 """What the tests of types and layouts share: arrays and models in every layout, and how they are compared.
 
-The reference gets contiguous copies, converted by NumPy. What lies in the gaps of an array keeps its bytes.
+The reference gets contiguous copies, converted by NumPy. The gaps of an array must keep their bytes.
 """
 
 import math
@@ -25,25 +25,26 @@ every_class = pytest.mark.parametrize("cls", CLASSES)
 every_stored = pytest.mark.parametrize("stored", STORED, ids=lambda dtype: np.dtype(dtype).name)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
-# Whole tiles of a transposed matrix and parts of them, axes of one element, none, and more dimensions than two.
+# Shapes of whole tiles of a transposed matrix and of parts of tiles; of axes with one element or none; of no dimensions
+# and of more than two.
 SHAPES = [
     (), (1,), (9,), (300,), (0,), (3, 0), (5, 7), (37, 300), (300, 37), (64, 64), (1, 40), (40, 1), (1, 1, 1),
     (3, 5, 4), (4, 1, 6), (2, 3, 4, 5), (8, 16, 5, 3), (2, 1, 3, 1, 1, 1, 2), (2,) * 6, (16, 8, 33),
     (30, 128), (35, 131),
 ]  # fmt: skip
-# Several of the blocks that are unpacked at once, and pieces of several threads that begin in the middle of a row.
+# Shapes that take several of the blocks in which tensors are unpacked; some threads' pieces begin amid a row.
 LARGE = [(1031, 257), (18, 5003), (70_001, 3), (3, 90_001), (40, 33, 211), (260_000,)]
 
 
 def broadcast(values, axis):
-    """The values of the first row along an axis, which lie in memory once."""
+    """An array of which all entries along an axis are the first, which lies in memory once."""
     view = np.broadcast_to(values.take([0], axis), values.shape)
     assert values.shape[axis] < 2 or not view.strides[axis]
     return view
 
 
 def gradients(values):
-    """These values, or some of them again and again, in all layouts."""
+    """Pairs of a layout's name and a gradient: these values in each layout, or some of them broadcast."""
     yield from ((name, laid(values, name)) for name in LAYOUTS)
     for axis in range(values.ndim if values.size else 0):
         yield f"broadcast {axis}", broadcast(values, axis)
@@ -58,25 +59,25 @@ def random_values(rng, shape, dtype):
 
 
 def converted(grad, dtype):
-    """As NumPy converts it, contiguous."""
+    """A contiguous copy of the gradient, which NumPy has converted to this dtype."""
     with np.errstate(over="ignore"):
         return np.array(np.asarray(grad, dtype), order="C")
 
 
 def assert_same_memory(array, like):
-    """Equal bits in all the memory that two arrays are parts of: in their elements and in the gaps."""
+    """Two arrays and all the memory that they are parts of have equal bits, in the elements and in the gaps."""
     assert_same_bits(np.array(array, order="C"), np.array(like, order="C"))
     assert_same_bits(memory_of(array), memory_of(like), "elements or gaps")
 
 
 def twin_of(opt):
-    """The reference's optimizer at the start, with contiguous copies of the parameters."""
+    """The reference's optimizer before its first step, with contiguous copies of the parameters of `opt`."""
     groups = [{**group, "params": [np.array(p, order="C") for p in group["params"]]} for group in opt.param_groups]
     return reference.Optimizer(opt.rule, groups)
 
 
 def check(opt, model, layouts):
-    """The optimizer is what the reference's is, and what lies around its parameters has the bits of the start."""
+    """The optimizer equals the reference's, and the gaps between its parameters' elements have their first bits."""
     assert_same_as_reference(opt, model)
     for found, wanted, layout in zip(opt.params, model.params, layouts, strict=True):
         assert_same_memory(found, laid(wanted, layout))
@@ -92,7 +93,7 @@ def model(cls, shapes, seed, threads=1, structure=list, **hypers):
 
 
 def some_gradients(rng, params):
-    """Of types and layouts at random, each in memory of its own."""
+    """Gradients of random types and layouts, each in memory of its own."""
     grads = []
     for p in params:
         choices = list(gradients(random_values(rng, p.shape, STORED[rng.integers(4)])))

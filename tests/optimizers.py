@@ -1,4 +1,4 @@
-"""What the tests of the optimizers' classes share: each with settings, tensors, and the reference's optimizer."""
+"""What the tests of the optimizers' classes share: settings for each class, tensors, and the reference's optimizer."""
 
 import numpy as np
 import pytest

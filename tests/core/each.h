@@ -1,5 +1,5 @@
 /*
- * each.h - takes the lists of rules.def apart: EACH(M, (a, b, c)) is M(a) M(b) M(c), for lists of one to twelve names.
+ * each.h - expands the lists of rules.def: EACH(M, (a, b, c)) is M(a) M(b) M(c), for lists of one to twelve names.
  */
 #define EACH(M, list) EACH_LIST(M, EACH_UNWRAP list)
 #define EACH_UNWRAP(...) __VA_ARGS__

@@ -1,6 +1,6 @@
 /*
- * errors.c - every error of the core: its code, where model->error puts it, what fastopt_describe() says of it, and
- * that nothing was written.
+ * errors.c - every error of the core: its code, the place that model->error names, the sentence of fastopt_describe(),
+ * and that nothing was written.
  *
  * Each case takes a model that a step accepts and breaks one thing in it.
  */
@@ -22,7 +22,7 @@
         } \
     } while (0)
 
-/* ---- A model that is right: SGD on floats and Adam on doubles, two tensors each, one of them with a layout. ---- */
+/* ---- A good model: SGD on floats and Adam on doubles, two tensors each, one of them with a layout. ---- */
 
 enum { ROWS = 3, COLUMNS = 5, N = ROWS * COLUMNS, GROUPS = 2, TENSORS = 2, BUFFERS = 6 };
 
@@ -32,7 +32,7 @@ static struct {
     fastopt_tensor tensors[GROUPS][TENSORS];
     fastopt_group groups[GROUPS];
     fastopt_model model;
-} s; /* the model of the case at hand */
+} s; /* the model of the current case */
 
 static float floats[TENSORS][BUFFERS][N];
 static double doubles[TENSORS][BUFFERS][N];
@@ -88,7 +88,7 @@ static void make(void)
     MUST(fastopt_set(&s.groups[1], "step", 1) == FASTOPT_OK);
 }
 
-/* ---- What an error must be. ---- */
+/* ---- How errors are checked. ---- */
 
 typedef int function(fastopt_model *model);
 
@@ -110,14 +110,14 @@ static void expect_from(function *call, int code, int group, int tensor, const c
     }
 }
 
-/* That a step and its check fail in the same way, and write nothing. */
+/* Requires that a step and fastopt_check() fail with this error and write nothing. */
 static void expect(int code, int group, int tensor, const char *name, const char *words)
 {
     expect_from(fastopt_check, code, group, tensor, name, words);
     expect_from(fastopt_step, code, group, tensor, name, words);
 }
 
-/* At the first step, and after one that was right, of which the core remembers that it was. */
+/* Breaks a fresh model, then one after a good step, since the core remembers which checks have passed. */
 #define CASE(breaking, code, group, tensor, name, words) \
     do { \
         make(); \
@@ -162,7 +162,7 @@ static void of_the_model(void)
     s.model.extras = FASTOPT_CLIP_NORM;
     s.model.max_norm = NAN;
     MUST(fastopt_step(&s.model) == FASTOPT_ERR_MODEL && isnan(s.model.error.value) && untouched());
-    s.model.extras = FASTOPT_SKIP_NONFINITE | FASTOPT_ZERO_GRAD; /* where max_norm says nothing */
+    s.model.extras = FASTOPT_SKIP_NONFINITE | FASTOPT_ZERO_GRAD; /* which ignore max_norm */
     MUST(fastopt_step(&s.model) == FASTOPT_OK);
 }
 
@@ -227,7 +227,7 @@ static void of_ranges(void)
         const char *name;
         int place;
         double value;
-        int in_float, in_double; /* whether they take it */
+        int in_float, in_double; /* whether each type accepts it */
     } cases[] = {
         /* clang-format off */
         {"step", 0, 1.0, 1, 1}, {"step", 0, 0.0, 0, 0}, {"step", 0, 1.5, 0, 0}, {"step", 0, -1.0, 0, 0},
@@ -264,7 +264,7 @@ static void of_ranges(void)
     MUST(try_hyper("sgd", FASTOPT_F64, "dampening", nextafter(1.0, 2.0)) == FASTOPT_ERR_HYPER - FASTOPT_SGD_DAMPENING);
 }
 
-/* What was right is remembered with the rule, the type and the options that it was right for. */
+/* Passed checks are remembered with the rule, type and options they were made for: a change repeats them. */
 static void of_what_was_right_for_others(void)
 {
     static double many[N];
@@ -272,7 +272,7 @@ static void of_what_was_right_for_others(void)
 
     make();
     s.groups[1].tensors[0].n = s.groups[1].tensors[1].n = 0;
-    MUST(fastopt_set(&s.groups[1], "eps", 1e-60) == FASTOPT_OK); /* which float does not hold */
+    MUST(fastopt_set(&s.groups[1], "eps", 1e-60) == FASTOPT_OK); /* which float rounds to 0 */
     MUST(fastopt_step(&s.model) == FASTOPT_OK);
     s.groups[1].type = FASTOPT_F32;
     MUST(fastopt_step(&s.model) == FASTOPT_ERR_HYPER - FASTOPT_ADAM_EPS);
@@ -289,7 +289,7 @@ static void of_what_was_right_for_others(void)
     }
     make();
     s.groups[0].count = 1;
-    s.tensors[0][0].state[0] = many; /* and the buffers that the hyperparameters call for */
+    s.tensors[0][0].state[0] = many; /* and the buffers that the hyperparameters need */
     MUST(fastopt_set(&s.groups[0], "momentum", 0.5) == FASTOPT_OK && fastopt_step(&s.model) == FASTOPT_OK);
     s.tensors[0][0].state[0] = NULL;
     MUST(fastopt_step(&s.model) == FASTOPT_ERR_BUFFER);
@@ -297,11 +297,11 @@ static void of_what_was_right_for_others(void)
     MUST(fastopt_set(&s.groups[0], "momentum", 0.5) == FASTOPT_OK && fastopt_step(&s.model) == FASTOPT_ERR_BUFFER);
     s.tensors[0][0].state[0] = few;
     MUST(fastopt_step(&s.model) == FASTOPT_OK);
-    s.tensors[1][0].state[1] = s.tensors[1][1].state[1] = NULL; /* each group needs its own */
+    s.tensors[1][0].state[1] = s.tensors[1][1].state[1] = NULL; /* each group needs its own buffers */
     MUST(fastopt_step(&s.model) == FASTOPT_ERR_BUFFER && s.model.error.group == 1);
 }
 
-/* One rule's hyperparameters in another's place; a wrong one in the last group leaves the first as it was. */
+/* Values past a rule's last hyperparameter or state, as after a change of the rule; an error in the last group. */
 static void of_what_has_no_meaning(void)
 {
 
@@ -339,7 +339,7 @@ static void of_tensors(void)
     CASE(s.groups[0].hyper[FASTOPT_SGD_MOMENTUM] = 0.5, FASTOPT_ERR_BUFFER, 0, 0, "momentum_buffer",
          "sgd: momentum_buffer of tensor 0 in group 0 must be a buffer, not NULL");
     make();
-    for (int i = 0; i < TENSORS; i++) { /* where there are no elements nothing is looked at */
+    for (int i = 0; i < TENSORS; i++) { /* of a tensor without elements nothing is checked */
         s.tensors[1][i].n = 0;
         s.tensors[1][i].p = NULL, s.tensors[1][i].g = NULL, s.tensors[1][i].state[0] = NULL;
     }
@@ -404,7 +404,7 @@ static void of_layouts(void)
     UNUSED_CASE((s.layouts[1].ndim = 0, s.layouts[1].p_strides = odd), "p_strides", "NULL where ndim is 0");
     UNUSED_CASE((s.layouts[1].ndim = 0, s.layouts[1].g_strides = odd), "g_strides", "NULL where ndim is 0");
     make();
-    s.layouts[1].g_strides = column; /* which may be read */
+    s.layouts[1].g_strides = column; /* a stride of 0 is allowed for a gradient that is only read */
     s.layouts[1].p_type = s.layouts[1].g_type = s.layouts[1].state_type[0] = FASTOPT_F64;
     MUST(fastopt_step(&s.model) == FASTOPT_OK && fastopt_global_norm(&s.model) == FASTOPT_OK);
     make();
@@ -414,7 +414,7 @@ static void of_layouts(void)
     MUST(fastopt_step(&s.model) == FASTOPT_OK && fastopt_global_norm(&s.model) == FASTOPT_OK);
     make();
     s.layouts[1].g_strides = still;
-    s.tensors[1][1].n = 0; /* where nothing is looked at */
+    s.tensors[1][1].n = 0; /* of a tensor without elements nothing is checked */
     s.layouts[1].shape = none;
     s.layouts[1].size = 0;
     s.model.extras = FASTOPT_ZERO_GRAD;
@@ -438,7 +438,7 @@ static void of_numbers(void)
     }
 }
 
-/* ---- Errors of the norm and of clipping: what a step does not need they do not look at. ---- */
+/* ---- Errors of the norm and of clipping, which check only what they use: the gradients. ---- */
 
 #define GRADIENT_CASE(breaking, code, group, tensor, name, words) \
     do { \
@@ -480,7 +480,7 @@ static void of_gradients(void)
     MUST(fabs(s.model.norm - 1.0) < 1e-5);
 }
 
-/* ---- An instruction set that there is none of. ---- */
+/* ---- An unknown instruction set. ---- */
 
 static void of_the_machine(void)
 {
@@ -494,9 +494,9 @@ static void of_the_machine(void)
     expect_from(fastopt_clip_grad_norm, FASTOPT_ERR_ISA, -1, -1, NULL, words);
 }
 
-/* ---- Structures that are filled in. ---- */
+/* ---- The functions that fill in structures. ---- */
 
-/* Whether all bytes are this one. */
+/* Whether all bytes of the memory have this value. */
 static int all_bytes(const void *memory, size_t size, int byte)
 {
     const unsigned char *const bytes = memory;
@@ -594,7 +594,7 @@ static rule_function *const functions[][2] = {
 #undef FASTOPT_RULE
 };
 
-/* Each with one thing wrong, and with nothing wrong; with a factor that float can hold, and with another. */
+/* Calls each with one wrong argument and with none; with a factor that float holds exactly, and with another. */
 static void of_functions(void)
 {
     static const double factors[] = {0.5, 0.1};
@@ -656,7 +656,7 @@ static void of_functions(void)
             }
 }
 
-/* ---- Words. ---- */
+/* ---- Sentences: fastopt_strerror() and fastopt_describe(). ---- */
 
 static void of_words(void)
 {
@@ -698,7 +698,7 @@ static void of_words(void)
     MUST(fastopt_workspace(&s.model) == 0);
     s.groups[1].rule = fastopt_find_rule("lamb");
     MUST(fastopt_workspace(&s.model) == TENSORS * 2 * sizeof(double));
-    s.groups[1].tensors = NULL; /* forgotten: what the step says */
+    s.groups[1].tensors = NULL; /* forgotten: an error of the step, and 0 here */
     MUST(fastopt_workspace(&s.model) == 0);
     s.groups[1].size = 0;
     MUST(fastopt_workspace(&s.model) == 0);

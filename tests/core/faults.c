@@ -1,7 +1,7 @@
 /*
- * faults.c - what the core does where the system has less, or refuses: other processors, and no threads.
+ * faults.c - the core on processors that lack a feature, and on systems that refuse to start threads.
  *
- * The core is compiled into this file, with functions of ours in place of the system's.
+ * The core is compiled into this file, with functions of this file in place of the system's.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <pthread.h>
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- A processor that lacks a feature, and a system that starts so many threads more. ---- */
+/* ---- A processor that lacks a feature, and a system that starts no more than `may_start` threads. ---- */
 
 static const char *lacking = "";
 
@@ -42,7 +42,7 @@ static int atfork(void (*prepare)(void), void (*parent)(void), void (*child)(voi
 #endif
 
 #define FASTOPT_INTERNAL static
-#include "threads.c" /* first: it says which POSIX it needs */
+#include "threads.c" /* first: it defines which POSIX it needs */
 
 #include "rules.c"
 
@@ -120,8 +120,9 @@ enum { LARGE = 2000000 };
 static float ones[LARGE], slopes[LARGE];
 
 /*
- * A step that is worth four threads: it is done whole, whoever works on it, and started so many workers. The first
- * group has no tensors. As a tensor of three dimensions, with gradients that are transposed, it goes by tiles.
+ * Takes a step that is worth four threads. The whole step must be done, however many threads there are, and it must
+ * have started `workers` of them. The first group has no tensors. `transposed`: the tensor has three dimensions and a
+ * transposed gradient, so that the step goes by tiles.
  */
 static void step(int workers, int transposed)
 {
@@ -160,7 +161,7 @@ int main(void)
     instruction_sets();
 #ifdef FASTOPT_POSIX_THREADS
     may_start = 3;
-    step(0, 0); /* nothing is started that a fork would not be told of */
+    step(0, 0); /* no thread is started where pthread_atfork() fails */
     may_prepare = 1;
     may_start = 0;
     step(0, 0);
@@ -168,11 +169,11 @@ int main(void)
     step(1, 0);
     step(0, 0);
     may_start = 10;
-    step(2, 0); /* what was refused is asked for again */
+    step(2, 0); /* threads that were refused are asked for again */
     step(0, 0);
     step(0, 1);
     stop_workers();
-    step(0, 0); /* as the process ends, nobody starts any more */
+    step(0, 0); /* no thread is started once the process ends */
 #else
     step(0, 0);
     step(0, 1);

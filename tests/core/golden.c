@@ -1,11 +1,11 @@
 /*
- * golden.c - what the core makes of generated inputs: a line a case, with hashes of the buffers and how many NaNs are
- * in them. golden.txt is what it must print on every machine; golden.py writes that from the NumPy reference and has
- * the same functions under the same names, in the same order.
+ * golden.c - steps the core on generated inputs and prints a line for each case, with hashes of the buffers and how
+ * many NaNs are in them. It must print golden.txt on every machine; golden.py writes that file from the NumPy reference
+ * and has the same functions under the same names, in the same order.
  *
- * It is driven by the table of rules: every rule, type, set of optional buffers and options, on every kind of inputs.
- * Only integers decide on the inputs, and hyperparameters are an integer times a power of two, so that no rounding here
- * can differ.
+ * The cases come from the table of rules: every rule, type, set of optional buffers and options, on every kind of
+ * inputs. The inputs are computed with integers alone, and each hyperparameter is an integer times a power of two, so
+ * that no rounding in this file can differ between machines.
  */
 #include "each.h"
 #include "fastopt.h"
@@ -31,7 +31,7 @@ static const struct kinds {
 
 enum { PLAIN, WILD, NONFINITE, TINY, EDGES };
 
-/* The rules in their order. */
+/* The rules in the order of the table. */
 enum {
 #define FASTOPT_RULE(rule, required, states, hypers, options) RULE_##rule,
 #include "rules.def"
@@ -67,7 +67,7 @@ static const format formats[] = {[FASTOPT_F32] = {4, 23, (uint64_t)1 << 31, 255}
 
 static const char *const type_names[] = {"of the group", "f32", "f64", "f16", "bf16"};
 
-/* The bits of element i: its kind is the buffer's for all steps, so that what overflows stays in its place. */
+/* The bits of element i. An element has the same kind at all steps, so that the same elements always overflow. */
 static uint64_t value(const format *f, const struct kinds *kinds, uint64_t buffer, uint64_t step, uint64_t i)
 {
     const uint64_t r = draw(buffer + step, i), little = r >> 1 & 15;
@@ -113,7 +113,7 @@ static uint64_t load(const format *f, const char *place)
 static char *memory;
 static size_t used;
 
-/* Memory on which odd numbers of elements leave the next buffer with another alignment. */
+/* Takes memory right after the last buffer, so that odd numbers of elements give buffers of any alignment. */
 static void *take(const format *f, size_t n)
 {
     const size_t size = (size_t)f->size, begin = (used + size - 1) / size * size;
@@ -131,7 +131,7 @@ static void fill(const format *f, const struct kinds *kinds, uint64_t buffer, ui
         store(f, out + i * (size_t)f->size, value(f, kinds, buffer, step, i) & mask);
 }
 
-/* The streams of a tensor's p, g and states: the first is that of the kinds, those of the steps follow. */
+/* The first stream of one of a tensor's buffers (p, g, states): it draws the kinds; those of the steps follow it. */
 static uint64_t stream(size_t tensor, size_t buffer)
 {
     return (tensor * 8 + buffer) * 32;
@@ -143,7 +143,7 @@ static void fill_gradient(const format *f, const struct kinds *kinds, fastopt_te
     fill(f, kinds, stream(number, 1), step, ~(uint64_t)0, tensor->n, (void *)(uintptr_t)tensor->g);
 }
 
-/* A tensor with these of its states. They start with numbers >= 0, of which there are roots. */
+/* A tensor with these of its states, which start with numbers >= 0, since rules take roots of them. */
 static fastopt_tensor tensor_of(const format *f, const struct kinds *kinds, size_t number, size_t n, unsigned states)
 {
     fastopt_tensor tensor = {.size = sizeof tensor, .n = n, .p = take(f, n), .g = take(f, n)};
@@ -232,7 +232,7 @@ static double hyper_of(int range, uint64_t step, uint64_t index)
     }
 }
 
-/* A factor of the gradient that float can hold. */
+/* A factor of the gradient that float holds exactly. */
 static double exact_scale(uint64_t step)
 {
     const uint64_t r = draw(((uint64_t)1 << 41) + step, 0);
@@ -241,8 +241,8 @@ static double exact_scale(uint64_t step)
 }
 
 /*
- * The hyperparameters of a step; `exact`: with such a factor. What a rule refuses is 0: momentum without its buffer,
- * dampening beside NESTEROV.
+ * The hyperparameters of a step; `exact`: float holds the factor of the gradient. Hyperparameters that the rule would
+ * refuse are 0: momentum without its buffer, and dampening together with NESTEROV.
  */
 static void hypers_of(int rule, unsigned states, unsigned options, uint64_t step, int exact, double *hyper)
 {
@@ -270,7 +270,7 @@ typedef struct {
     size_t count, nans;
 } digest;
 
-/* Every NaN counts as one and the same. */
+/* Adds elements to the hash; every NaN is hashed as the same bits. */
 static void add(digest *all, const format *f, size_t n, const char *buffer)
 {
     for (size_t i = 0; i < n; i++) {
@@ -334,7 +334,7 @@ static void rule_case(int rule, int type, unsigned states, unsigned options, con
     puts("");
 }
 
-/* All rules. With a factor that float can hold, only those for float: for double it makes no difference. */
+/* All rules. `exact`: only in float, since in double it makes no difference whether float holds the factor. */
 static void rule_cases(const struct kinds *kinds, int exact)
 {
     for (int rule = 0; rule < RULE_COUNT; rule++) {
@@ -362,7 +362,7 @@ static fastopt_group group_of(int rule, int type, unsigned options, size_t count
 
 static fastopt_model model_of(size_t count, fastopt_group *groups)
 {
-    static double sums[1 << 16]; /* of rules that need them */
+    static double sums[1 << 16]; /* for rules that need sums over a tensor */
     fastopt_model model;
 
     must(fastopt_model_init(&model, sizeof model));
@@ -420,10 +420,10 @@ static void model_case(const struct kinds *kinds, unsigned extras, int threads, 
     puts("");
 }
 
-/* The norm of tensors of one type or of both, and what clipping makes of them. */
+/* The norm of gradients of one type or of both, and the gradients after clipping. */
 static void norm_case(const struct kinds *kinds, int first, int last)
 {
-    static const size_t counts[TENSORS] = {9001, 1, 777}; /* several strips and lanes */
+    static const size_t counts[TENSORS] = {9001, 1, 777}; /* several strips and lanes of the norm */
     fastopt_tensor tensors[2][TENSORS];
     fastopt_group groups[2];
     fastopt_model model = model_of((size_t)(last - first + 1), groups + first);
@@ -452,7 +452,7 @@ static void norm_case(const struct kinds *kinds, int first, int last)
 
 /* ---- Gradients of other types. ---- */
 
-/* Every rule on gradients of every type, in tensors of each size. At every other step float can hold the factor. */
+/* One rule on gradients of one type, in tensors of each size. At every other step float holds the factor exactly. */
 static void type_case(int rule, int type, int g_type, const struct kinds *kinds)
 {
     enum { COUNT_OF_SIZES = sizeof sizes / sizeof *sizes };
@@ -487,8 +487,8 @@ static void type_case(int rule, int type, int g_type, const struct kinds *kinds)
 }
 
 /*
- * All numbers of 16 bits: as gradients of a step that takes them from zeros, and, as far as they are finite, scaled to
- * a norm, by which they are rounded.
+ * All 16-bit numbers of a type: as gradients of a step of SGD that starts at zeros; then the finite ones are clipped,
+ * which scales and rounds them.
  */
 static void short_case(int type, int g_type, double max_norm)
 {
@@ -529,7 +529,7 @@ static void short_case(int type, int g_type, double max_norm)
 /* How a buffer lies in memory. */
 enum { C_ORDER, FORTRAN, REVERSED, SLICE, SKIPPING, SAME_ROWS, SAME_COLUMNS, ROTATED };
 
-/* Tensors, and how their buffers lie. */
+/* The shapes of tensors, and how their buffers lie in memory. */
 static const struct arrangement {
     int ndim;
     ptrdiff_t shape[AXES];
@@ -554,7 +554,7 @@ static const struct arrangement {
     {2, {1, 1}, C_ORDER, FORTRAN, REVERSED},
     {2, {0, 5}, C_ORDER, FORTRAN, C_ORDER},
     {1, {55}, SKIPPING, C_ORDER, SKIPPING},
-    {0, {77}, C_ORDER, C_ORDER, C_ORDER}, /* without a shape: contiguous, though maybe of another type */
+    {0, {77}, C_ORDER, C_ORDER, C_ORDER}, /* without a shape: contiguous, perhaps with a gradient of another type */
     /* clang-format on */
 };
 
@@ -565,7 +565,7 @@ static const struct arrangement large_arrangements[] = {
     {2, {91, 131}, FORTRAN, SLICE, REVERSED},
 };
 
-/* A buffer that was laid out. */
+/* A buffer in memory, with its strides. */
 typedef struct {
     const format *f;
     int ndim;
@@ -573,14 +573,14 @@ typedef struct {
     char *first;
 } view;
 
-/* Takes memory for a buffer and says where its elements lie. */
+/* Takes memory for a buffer and computes its strides. */
 static view lay(const format *f, const struct arrangement *a, int how)
 {
     const int last = a->ndim - 1;
     ptrdiff_t step = how == SKIPPING ? 2 * f->size : f->size;
     view v = {.f = f, .ndim = a->ndim, .shape = {a->shape[0], a->shape[1], a->shape[2]}};
 
-    if (!v.ndim) { /* as one dimension here */
+    if (!v.ndim) { /* treated as one dimension in this file */
         v.ndim = 1;
         v.strides[0] = f->size;
         v.first = take(f, (size_t)a->shape[0]);
@@ -614,7 +614,7 @@ static char *element(const view *v, size_t i)
     return place;
 }
 
-/* Where one place holds several elements the last of them counts. */
+/* Where several elements share one place (a stride of 0), the last one is what stays. */
 static void fill_view(const view *v, const struct kinds *kinds, uint64_t buffer, uint64_t step, uint64_t mask, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -632,7 +632,7 @@ typedef struct {
     fastopt_layout layout;
 } laid_tensor;
 
-/* A tensor that lies as said, with all states of the rule, and these numbers if any; its layout is kept in `laid`. */
+/* A tensor in an arrangement, with all states of the rule, filled if `kinds` is given; `laid` holds its layout. */
 static fastopt_tensor lay_tensor(laid_tensor *laid, const struct arrangement *a, int rule, int type, int g_type,
                                  int g_lies, const struct kinds *kinds, size_t number)
 {
@@ -667,7 +667,7 @@ static fastopt_tensor lay_tensor(laid_tensor *laid, const struct arrangement *a,
 static const struct config {
     int kinds;
     unsigned extras;
-    int exact; /* a factor that float can hold */
+    int exact; /* whether float holds the factor exactly */
 } configs[] = {
     {WILD, 0, 1},
     {PLAIN, FASTOPT_ZERO_GRAD, 1},
@@ -678,7 +678,7 @@ static const struct config {
 
 enum { CONFIGS = sizeof configs / sizeof *configs };
 
-/* Tensors of all layouts as one group. Gradients take turns in their types; those that are zeroed lie apart. */
+/* Tensors of all layouts as one group. Gradients take turns in their types; gradients to be zeroed have no stride 0. */
 static void layout_case(int rule, int type, int config, const struct arrangement *list, size_t count, int threads)
 {
     const struct config *c = &configs[config];
@@ -720,7 +720,7 @@ static void layout_case(int rule, int type, int config, const struct arrangement
     puts("");
 }
 
-/* The norm of gradients of all layouts and one type, and what clipping makes of them. */
+/* The norm of gradients of all layouts and one type, and the gradients after clipping. */
 static void layout_norm_case(int type, int g_type, const struct kinds *kinds)
 {
     laid_tensor laid[ARRANGEMENTS];

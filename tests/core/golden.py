@@ -1,7 +1,8 @@
 """Writes `golden.txt` from the NumPy reference: what `golden.c` must print on every machine.
 
-Run it as `python tests/core/golden.py` after a new rule or a new case; where no case has changed, no line may. The
-functions are those of `golden.c`, under the same names and in the same order; what they do is said there.
+Run it as `python tests/core/golden.py` after a new rule or a new case; the line of a case that has not changed may not
+change. The functions are those of `golden.c`, under the same names and in the same order; the comments there say what
+they do.
 """
 
 import math
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for Python started with this file as its program
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python tests/core/golden.py`
 
 from commands import CSRC, run_well
 from common import VARIANTS, Variant
@@ -27,7 +28,8 @@ GOLDEN = HERE / "golden.txt"
 STEPS, MODEL_STEPS, TENSORS, LARGE = 20, 3, 3, 150000
 SIZES = [0, 1, 7, 64, 301]
 INPUTS = {"plain": "n", "wild": "nnnn0sth", "nonfinite": "nnnn0sthix", "tiny": "0sst", "edges": "nuuoomm"}
-# What NumPy has no type for, bfloat16, is here an array of its bits.
+# For each type its NumPy type, the type of its bits, and how many bits its fraction has. NumPy has no bfloat16:
+# here its arrays are arrays of bits.
 TYPES = [
     (np.float32, np.uint32, 23),
     (np.float64, np.uint64, 52),
@@ -48,7 +50,7 @@ def mix(x):
 
 
 def draw(stream, i):
-    """The i-th number of a stream; arrays, because NumPy warns when a scalar overflows."""
+    """The i-th number of a stream, as an array, because NumPy warns when a scalar overflows."""
     stream, i = (np.atleast_1d(np.asarray(x, np.uint64)) for x in (stream, i))
     return mix(mix(stream + np.uint64(1)) + i * np.uint64(0x9E3779B97F4A7C15))
 
@@ -142,12 +144,12 @@ def bits_of(variant):
 
 
 def numbers(stored):
-    """What is stored, as numbers: bits of bfloat16 as those of the floats whose upper halves they are."""
+    """Stored values as numbers. Bits of bfloat16 become float32 numbers, of which they are the upper halves."""
     return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32) if stored.dtype == np.uint16 else stored
 
 
 def rounded(array, dtype):
-    """An array as a stored type, to nearest even; what is shorter than float by way of it."""
+    """An array rounded to a stored type, to nearest even; 16-bit types are rounded to float32 first."""
     with np.errstate(all="ignore"):
         if TYPES[dtype][0] == np.float64:
             return array.astype(np.float64)
@@ -187,7 +189,7 @@ def digest_double(x):
 
 
 def of_sizes(variant, stepped):
-    """What steps make of each size. Where a rule works element by element, the smaller are how the largest begins."""
+    """The buffers after the steps, for each size. Of a rule without sums a smaller size is the start of the largest."""
     if RULES[variant.rule].sums:
         return [stepped(n) for n in SIZES]
     largest = stepped(SIZES[-1])
@@ -221,8 +223,8 @@ def clip_factor(norm, max_norm):
 
 def steps_of(tensors, gradients_of, extras, factor, *, exact=False):
     """
-    Steps of a model, what it prints of each, and the gradients afterwards; tensors are a variant, the parameter and
-    its states.
+    Steps a model. Returns what golden.c prints of each step, and the hashes of all buffers after the last. Each tensor
+    is a variant and a list of the parameter and its states.
     """
     clip, skip, zero = extras & 1, extras & 2, extras & 4
     line, norm = "", 0.0
@@ -300,7 +302,7 @@ def type_cases(name, step_with=Variant.reference):
 
 
 def clipped(grads, dtype, stored, max_norm):
-    """The norm of stored gradients that are computed in a type, and what clipping leaves of them."""
+    """The norm of stored gradients, computed in `dtype`, and the gradients after clipping."""
     with np.errstate(all="ignore"):
         converted = [numbers(g).reshape(-1).astype(TYPES[dtype][0]) for g in grads]
         norm = reference.global_norm(converted)
@@ -323,8 +325,8 @@ def short_case(dtype, stored, max_norm):
 
 # ---- Layouts. ----
 
-# None of them changes a bit, so all arrays are ordinary ones here. These are the shapes, and along which axis there is
-# one gradient for all: the last of them, as C leaves it.
+# A layout changes no bit, so all arrays are contiguous here. An entry is a shape and, where the gradient's stride is 0
+# along an axis, that axis: the last value along it, which golden.c writes last, stands for all.
 ARRANGEMENTS = [
     ((37, 300), None),
     ((300, 37), None),

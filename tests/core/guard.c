@@ -1,15 +1,15 @@
 /*
  * guard.c - no loop touches an element outside its buffers.
  *
- * Every buffer of a step lies in pages of its own between two that must not be touched: at their end, at their start,
- * or some elements from it. What is left of the pages holds canaries, which under AddressSanitizer and valgrind must
- * not be read either. Each case checks the canaries and every bit of the result: rules work element by element, so a
- * step on n elements is the beginning of one on more, wherever the buffers lie. Where elements do not follow each
- * other, what lies between them holds canaries, too.
+ * Every buffer of a step lies in pages of its own between two pages that must not be touched: at the end of its pages,
+ * at their start, or some elements from the start. The rest of the pages holds canaries, which under AddressSanitizer
+ * and valgrind must not be read either. Each case checks the canaries and every bit of the result: a rule without sums
+ * works element by element, so its step on n elements gives the first n results of a step on more, wherever the buffers
+ * lie. The gaps between elements of a strided buffer hold canaries, too.
  *
- *     guard [K]     takes every K-th case (a prime, so that all loops below still take all their turns)
+ *     guard [K]     runs every K-th case (a prime, so that the cases that run still take all values of every loop)
  *
- * Prints how many variants of the rules and how many cases there were, and "ok"; or the first case that is broken.
+ * Prints how many variants of the rules and how many cases there were, and "ok"; or the first case that failed.
  */
 #define _DEFAULT_SOURCE /* mmap's MAP_ANONYMOUS */
 #define _DARWIN_C_SOURCE
@@ -62,7 +62,7 @@ enum {
 
 enum { COUNT, NON_NEGATIVE, BELOW_ONE, UP_TO_ONE, FINITE };
 
-/* For each range of hyperparameters one that every rule takes: Nesterov's momentum allows no dampening. */
+/* For each range of hyperparameters a value that every rule accepts: Nesterov's momentum allows no dampening. */
 static const double values[] = {
     [COUNT] = 3, [NON_NEGATIVE] = 0.01, [BELOW_ONE] = 0.9, [UP_TO_ONE] = 0, [FINITE] = 0.75};
 
@@ -119,7 +119,7 @@ static int make_single(single *s, int rule, int type)
     s->group.count = 1;
     s->model.groups = &s->group;
     s->model.count = 1;
-    s->model.workspace = sums; /* for a rule with sums, and more than one tensor needs */
+    s->model.workspace = sums; /* for a rule with sums; more than one tensor needs */
     s->model.workspace_size = sizeof sums;
     return error;
 }
@@ -133,7 +133,7 @@ static unsigned option_mask(const fastopt_rule_info *info)
     return mask;
 }
 
-/* Whether the rule takes it, with this momentum if it has any. */
+/* Whether the rule accepts the variant, with this momentum if the rule has one. */
 static int takes(variant *v, double momentum)
 {
     double nothing[1] = {0};
@@ -141,7 +141,7 @@ static int takes(variant *v, double momentum)
 
     if (make_single(&s, v->rule, FASTOPT_F64))
         return 0;
-    s.tensor.n = 1; /* where there is nothing to step, nothing is needed */
+    s.tensor.n = 1; /* a tensor without elements would need no buffers */
     s.tensor.p = nothing;
     s.tensor.g = nothing;
     for (int i = 0; i < table[v->rule].hypers; i++)
@@ -174,7 +174,7 @@ static void find_variants(void)
     }
 }
 
-/* ---- The case at hand, and how it is told. ---- */
+/* ---- The current case, and its description in an error. ---- */
 
 static struct {
     const variant *v;
@@ -207,7 +207,7 @@ static void tell(void)
 
 static struct sigaction before[2];
 
-/* Prints the case; the fault then comes again and reaches its former handler: the system's, or a sanitizer's. */
+/* Prints the case. The fault then happens again and reaches the former handler: the system's, or a sanitizer's. */
 static void fault(int signal)
 {
     tell();
@@ -262,7 +262,7 @@ static size_t open_after(const arena *a)
     return least((size_t)(a->start + a->size - a->at) - a->bytes, CANARY);
 }
 
-/* From now until reveal() the canaries may not be read, where a tool watches. */
+/* Until reveal(), AddressSanitizer and valgrind report any read of the canaries. */
 static void hide(const arena *a)
 {
     VALGRIND_MAKE_MEM_NOACCESS(a->at - open_before(a), open_before(a));
@@ -279,7 +279,7 @@ static void reveal(const arena *a)
     __asan_unpoison_memory_region(a->at + a->bytes, open_after(a));
 }
 
-/* The offset of a buffer that lies neither at the end nor at the start differs from that of the others. */
+/* Places all buffers. Those that lie neither at the end nor at the start have different offsets. */
 static void place(arena *arenas, size_t n, size_t size, int offset)
 {
     for (int k = 0; k < BUFFERS; k++) {
@@ -297,13 +297,13 @@ static void place(arena *arenas, size_t n, size_t size, int offset)
     now.offset = offset < 0 ? 0 : offset;
 }
 
-/* ---- The numbers in them. ---- */
+/* ---- The numbers in the buffers. ---- */
 
 typedef struct {
     void *before[BUFFERS], *after[BUFFERS]; /* p, g, the state */
 } numbers;
 
-/* Numbers from -1 to 1; gradients are such that every type can hold them, states are not negative. */
+/* Numbers from -1 to 1. Those of gradients are exact in every type, those of states are not negative. */
 static double number(size_t i, int buffer)
 {
     const double x = (double)((i * 7919 + (size_t)buffer * 104729) % 2001) / 1000.0 - 1.0;
@@ -405,7 +405,7 @@ static fastopt_tensor tensor_of(const arena *arenas, const variant *v)
     return tensor;
 }
 
-/* With extras < 0: the function of the rule. */
+/* A step with these extras; with extras < 0, a call of the rule's own function. */
 static void step(arena *arenas, const variant *v, const numbers *x, int extras, int threads)
 {
     const fastopt_tensor tensor = tensor_of(arenas, v);
@@ -436,7 +436,7 @@ static void step(arena *arenas, const variant *v, const numbers *x, int extras, 
     }
     check_canaries(arenas);
     MUST(error == FASTOPT_OK);
-    if (fastopt_rule(v->rule)->sums && now.n) { /* the sums of these elements alone */
+    if (fastopt_rule(v->rule)->sums && now.n) { /* the sums depend on n, so the step is taken on n elements alone */
         numbers alone = step_of(v, now.type, now.n);
         MUST(!memcmp(arenas[0].at, alone.after[0], bytes));
         forget(&alone);
@@ -491,7 +491,7 @@ static void clip(arena *arenas, const numbers *x, int threads)
 
 /* ---- A case with layouts. ---- */
 
-/* How a buffer of rows and columns lies: bytes from row to row and from column to column, in elements. */
+/* How a buffer of rows and columns lies: the distances, in elements, from row to row and from column to column. */
 enum { PLAIN, TRANSPOSED, BACKWARD, TRANSPOSED_BACKWARD, SPARSE, SPARSE_BACKWARD, ONE_ROW, ONE_COLUMN };
 
 static const char *const ways[] = {"plain",  "transposed",      "backward",        "transposed backward",
@@ -530,7 +530,7 @@ static void write_number(char *place, int type, double x)
            (size_t)size_in(type));
 }
 
-/* A buffer that lies in an arena in some way; the whole arena holds canaries. */
+/* A strided buffer in an arena; the rest of the arena holds canaries. */
 typedef struct {
     arena *a;
     int type;
@@ -562,7 +562,7 @@ static char *element(const view *v, size_t i)
     return v->first + (ptrdiff_t)i / now.columns * v->strides[0] + (ptrdiff_t)i % now.columns * v->strides[1];
 }
 
-/* Puts canaries in the place of all elements, so that the arena holds nothing else, if nothing else was written. */
+/* Overwrites all elements with canaries; if nothing else was written, the arena then holds canaries alone. */
 static void clear(const view *v)
 {
     const arena *a = v->a;
@@ -573,7 +573,7 @@ static void clear(const view *v)
         MUST(a->at[i] == canary[0]);
 }
 
-/* How parameters, gradients and states lie, and whether float can hold the factor of the gradients. */
+/* How parameters, gradients and states lie, and the factor of the gradients, which float holds exactly or not. */
 static const struct {
     int ways[3];
     double factor;
@@ -594,7 +594,7 @@ static const struct {
 
 enum { LAYOUTS = sizeof layouts / sizeof *layouts, DENSE_LAYOUTS = LAYOUTS - 3 };
 
-/* Numbers of the type at hand in the order of the elements: before a step, and after it. */
+/* Numbers of the current type in the order of the elements: before a step, and after it. */
 static struct {
     char *before[BUFFERS], *after[BUFFERS];
 } plain;
@@ -615,7 +615,7 @@ static void forget_plain(void)
     }
 }
 
-/* A step of a tensor with layouts, and the norm of its gradients and their clipping: all stays between the pages. */
+/* A step of a tensor with layouts, then the norm and the clipping of its gradient, all within the buffers. */
 static void laid_step(arena *arenas, const variant *v, int layout, int g_type, unsigned extras, int at_the_end,
                       int threads)
 {
@@ -711,7 +711,7 @@ static const int written[] = {FASTOPT_ZERO_GRAD, FASTOPT_ZERO_GRAD | FASTOPT_CLI
 
 #define LENGTH(array) (sizeof(array) / sizeof *(array))
 
-/* Every kind of step on buffers that lie as they do now; the gradients' pages are read-only where that is possible. */
+/* Every kind of step on buffers in their current places; gradients that are only read lie in read-only pages. */
 static void all_steps(arena *arenas, const numbers *x, int threads)
 {
     memcpy(arenas[1].at, x->before[1], arenas[1].bytes);
@@ -760,7 +760,7 @@ static void small_tensors(void)
     }
 }
 
-/* Tensors that the driver cuts: where a gradient is zeroed in blocks, and where several threads have a piece each. */
+/* Tensors that a step cuts: into blocks, after each of which the gradient is zeroed, and into pieces for threads. */
 static void large_tensors(void)
 {
     static const size_t sizes[] = {2047, 2048, 2049, 4096, 4097, LARGE - 1, LARGE};
@@ -790,7 +790,7 @@ static void large_tensors(void)
     }
 }
 
-/* Tensors of layouts that need to be unpacked by blocks and by tiles, among them partial ones. */
+/* Strided tensors, which are unpacked by blocks and by tiles, some of them partial. */
 static void laid_tensors(void)
 {
     static const ptrdiff_t shapes[][2] = {{1, 1},  {1, 7},  {7, 1},   {3, 5},   {9, 16},  {16, 9}, {12, 16},
@@ -818,7 +818,7 @@ static void laid_tensors(void)
     forget_plain();
 }
 
-/* Among them such as have several blocks, and such as several threads have a piece of each. */
+/* Larger strided tensors: of several blocks, and of pieces for several threads. */
 static void large_laid_tensors(void)
 {
     static const ptrdiff_t shapes[][2] = {{33, 300}, {300, 33}, {3, 3001}, {331, 2111}};
@@ -832,7 +832,7 @@ static void large_laid_tensors(void)
     for (now.type = FASTOPT_F32; now.type <= FASTOPT_F64; now.type++)
         for (int i = 0; i < variant_count; i++)
             for (size_t k = 0; k < LENGTH(shapes); k++, turn++) {
-                if (skipped() || (k == LENGTH(shapes) - 1 && i % 8)) /* the largest for few */
+                if (skipped() || (k == LENGTH(shapes) - 1 && i % 8)) /* the largest shape in few cases */
                     continue;
                 now.rows = shapes[k][0], now.columns = shapes[k][1];
                 now.n = (size_t)(now.rows * now.columns);

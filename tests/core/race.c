@@ -1,9 +1,9 @@
 /*
- * race.c - what several threads may do at once, for ThreadSanitizer to watch.
+ * race.c - everything that several threads may do at once, to be run under ThreadSanitizer.
  *
- * All threads wait for one another and then use the library for the first time together: some step models of their own,
- * which contend for the pool; one changes the instruction set meanwhile, one the number of threads, and one forks, and
- * the child steps a model too. Every model ends with the bits that a run on one thread gives it.
+ * All threads wait for one another and then use the library for the first time together. Some step models of their own,
+ * which contend for the pool; at the same time one thread changes the instruction set, one the number of threads, and
+ * one forks children that step a model too. Every model must end with the bits that a run on one thread gives it.
  */
 #define _POSIX_C_SOURCE 200809L
 #include "fastopt.h"
@@ -24,7 +24,7 @@ enum {
     STEPS = 3,
     FORKS = 3,
     QUIET = 50,
-    LARGE = 180001, /* elements; three times as many are worth two threads for the norm, up to four for a step */
+    LARGE = 180001, /* elements; a norm of three times as many runs on two threads, a step on up to four */
     BUFFERS = FASTOPT_MAX_STATES + 2
 };
 
@@ -36,14 +36,14 @@ enum {
         } \
     } while (0)
 
-/* ---- A model that is the same for the same number. ---- */
+/* ---- A model, made from its number: equal numbers make equal models. ---- */
 
 typedef struct {
     int number, threads;
     ptrdiff_t shape[2], strides[2];
     fastopt_layout layouts[2]; /* a transposed gradient; one of bfloat16 */
     fastopt_tensor tensors[TENSORS];
-    fastopt_group groups[2]; /* the first tensors, in float; the others, in double */
+    fastopt_group groups[2]; /* the first two tensors in float, the others in double */
     fastopt_model model;
 } job;
 
@@ -70,7 +70,7 @@ static void fill(void *memory, int tensor, int seed)
     }
 }
 
-/* A gradient. One of bfloat16 has the upper halves of floats, in the order of the fill. */
+/* Fills a gradient. In bfloat16, each element is the upper half of the float that fill() would write. */
 static void fill_gradient(const job *j, int tensor, int seed)
 {
     const fastopt_tensor *t = &j->tensors[tensor];
@@ -89,8 +89,8 @@ static void fill_gradient(const job *j, int tensor, int seed)
 }
 
 /*
- * Every rule in turn, with all its buffers. In every other model the largest gradients are transposed, and those of the
- * second type of bfloat16.
+ * Makes a model of one rule with all its buffers; successive numbers take the rules in turn. In every other model the
+ * gradient of the first tensor is transposed, and that of the last tensor is of bfloat16.
  */
 static void make(job *j, int number, int threads)
 {
@@ -114,7 +114,7 @@ static void make(job *j, int number, int threads)
         tensor->size = sizeof *tensor;
         tensor->n = sizes[i];
         MUST(tensor->p = malloc(bytes_of(i)));
-        MUST(tensor->g = calloc(bytes_of(i), 1)); /* one of bfloat16 does not fill it */
+        MUST(tensor->g = calloc(bytes_of(i), 1)); /* zeros, since a gradient of bfloat16 does not fill it */
         fill(tensor->p, i, number + 1);
         for (int k = 0; k < info->state_count; k++)
             MUST(tensor->state[k] = calloc(bytes_of(i), 1));
@@ -180,7 +180,7 @@ static void forget(job *j)
 
 static atomic_int ready, running = MODELS;
 
-/* Returns when so many threads are here: the library is first used by all of them at once. */
+/* Returns when `all` threads have called it, so that all of them first use the library at once. */
 static void meet(int all)
 {
     atomic_fetch_add(&ready, 1);
@@ -188,11 +188,11 @@ static void meet(int all)
         ;
 }
 
-static int everybody;
+static int all_threads;
 
 static void *stepping(void *argument)
 {
-    meet(everybody);
+    meet(all_threads);
     run(argument);
     atomic_fetch_sub(&running, 1);
     return NULL;
@@ -200,7 +200,7 @@ static void *stepping(void *argument)
 
 static void *choosing(void *unused)
 {
-    meet(everybody);
+    meet(all_threads);
     do {
         for (int i = 0; fastopt_available_isa(i); i++) {
             MUST(fastopt_use_isa(fastopt_available_isa(i)) == FASTOPT_OK);
@@ -214,7 +214,7 @@ static void *choosing(void *unused)
 
 static void *counting(void *unused)
 {
-    meet(everybody);
+    meet(all_threads);
     for (int i = 0; atomic_load(&running); i++) {
         fastopt_set_num_threads(1 + i % 4);
         MUST(fastopt_get_num_threads() == 1 + i % 4);
@@ -222,12 +222,12 @@ static void *counting(void *unused)
     return unused;
 }
 
-/* The memory is there before: a child of several threads may not count on malloc(). */
+/* The models are made before the fork: after it, a child of a process of several threads may not call malloc(). */
 static void *forking(void *argument)
 {
     job *many = argument, *serial = many + 1;
 
-    meet(everybody);
+    meet(all_threads);
     for (int i = 0; i < FORKS; i++) {
         const pid_t child = fork();
         int status;
@@ -249,7 +249,7 @@ int main(void)
     pthread_t threads[MODELS + 3];
     int started = 0;
 
-    everybody = MODELS + 3;
+    all_threads = MODELS + 3;
     for (int i = 0; i < MODELS; i++)
         make(&jobs[i], i, i % 5); /* 0: what fastopt_set_num_threads() says */
     make(&alone[0], MODELS - 1, 3);
@@ -263,7 +263,7 @@ int main(void)
     MUST(!pthread_create(&threads[started++], NULL, forking, alone));
     for (int i = 0; i < started; i++)
         MUST(!pthread_join(threads[i], NULL));
-    for (int i = 0; i < QUIET; i++) /* workers that still look for work when the next comes, not woken from sleep */
+    for (int i = 0; i < QUIET; i++) /* the next call comes while the workers still spin, before they sleep */
         MUST(fastopt_global_norm(&alone[0].model) == FASTOPT_OK);
     for (int i = 0; i < MODELS; i++) {
         job serial;
@@ -275,6 +275,6 @@ int main(void)
     }
     forget(&alone[0]);
     forget(&alone[1]);
-    printf("%d threads: ok\n", everybody);
+    printf("%d threads: ok\n", all_threads);
     return 0;
 }

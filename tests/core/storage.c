@@ -1,9 +1,9 @@
 /*
- * storage.c - the conversions between stored types and computed ones: every number of 16 bits as it is loaded, and what
- * is stored at each of them, in the middle between it and the next, and on either side of that; on every instruction
- * set, with any strides.
+ * storage.c - the conversions between stored types and computed ones. Loading is tried on every 16-bit number; storing
+ * on each of them, on the middle between it and the next, and on the neighbours of that middle; both on every
+ * instruction set and with any strides.
  *
- * What must come out needs no rounding here: numbers are made with ldexp(), and which one of two is nearer is known.
+ * The expected results need no rounding: numbers are made with ldexp(), and which of two numbers is nearer is known.
  */
 #include "dispatch.c"
 
@@ -27,7 +27,7 @@ static const struct short_type {
 static const char *now;
 static int set_now;
 
-/* The number of some bits, without a sign; of infinity, what would come after the largest number. */
+/* The number that these bits stand for, without a sign; for infinity's bits, the number after the largest one. */
 static double number_of(const struct short_type *t, int bits)
 {
     const int exponent = bits >> t->places, fraction = bits & ((1 << t->places) - 1);
@@ -77,7 +77,7 @@ static void store_all(const struct short_type *t, int type, const void *numbers,
     sets[set_now].loops[type - FASTOPT_F32].pack[t->type](1, ALL, (char *)out, 0, 2, numbers, ALL);
 }
 
-/* Stores x[i] and -x[i] from float and from double; wanted[i] must come out, with the sign; of NaN, a NaN. */
+/* Stores x[i] and -x[i] from float and from double: the result must be wanted[i] with the sign, or NaN for a NaN. */
 static void storing(const struct short_type *t, const double *x, const uint16_t *wanted)
 {
     static uint16_t out[ALL];
@@ -124,7 +124,7 @@ static void rounding(const struct short_type *t)
     }
     storing(t, exact, same);
     storing(t, middle, same);
-    for (int i = 0; i < ALL; i++) { /* what is too small for float, too */
+    for (int i = 0; i < ALL; i++) { /* numbers that are too small for float, too */
         exact[i] = ldexp(1.0 + i / (double)ALL, -160 - i % 900);
         same[i] = 0;
     }
@@ -133,7 +133,7 @@ static void rounding(const struct short_type *t)
 
 /* ---- Strides. ---- */
 
-/* A block goes to memory with these strides, in elements, and comes back; what lies between is left alone. */
+/* Packs a block into memory with these strides, in elements, and unpacks it; the bytes between must not change. */
 static void strides(int type, int stored_type, ptrdiff_t row_stride, ptrdiff_t column_stride)
 {
     enum { ROWS = 5, COLUMNS = 19, WIDTH = 23, ROOM = 1 << 14 };

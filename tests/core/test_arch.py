@@ -1,6 +1,6 @@
-"""The core on processors that this machine is not: cross-compiled and run under qemu, it prints golden.txt.
+"""The core on processors that this machine does not have: cross-compiled and run under qemu, it prints golden.txt.
 
-What is missing is skipped; `make test-arch` (FASTOPT_TEST_ARCH=1) fails instead, and says how to get it.
+Where a tool is missing a test is skipped; under `make test-arch` (FASTOPT_TEST_ARCH=1) it fails and names the packages.
 """
 
 import os
@@ -17,7 +17,7 @@ from test_golden import assert_golden
 
 pytestmark = pytest.mark.slow
 
-# What runs or compiles, and the Debian packages that have it.
+# The emulators and compilers, and the Debian packages that have them.
 TOOLS = {
     "qemu-x86_64": ["qemu-user"],
     "qemu-aarch64": ["qemu-user"],
@@ -32,7 +32,7 @@ TOOLS = {
 
 
 def works(tool):
-    """A cross compiler without its C library is of no use."""
+    """Whether a tool is installed; a cross compiler needs its C library, too."""
     if not shutil.which(tool):
         return False
     return "gcc" not in tool or "/" in run_well(tool, "-print-file-name=libc.a")
@@ -60,9 +60,9 @@ def program(tmp_path_factory):
     return get
 
 
-# How it is compiled, what the disassembly must show (NEON, SVE and vector arithmetic that the flags ask for, so that no
-# run is of plain code by mistake), and the processors that run it. On all of them but x86-64 compilers have fused
-# multiply-add without being asked.
+# For each build its compiler and flags, what the disassembly must show (NEON, SVE and vector arithmetic that the flags
+# ask for, so that no run is of plain code by mistake), and the emulated processors that run it. For all of these but
+# x86-64, compilers may use fused multiply-add without a flag.
 AARCH64, RISCV64, S390X = "aarch64-linux-gnu-gcc", "riscv64-linux-gnu-gcc", "s390x-linux-gnu-gcc"
 LENGTHS = [f"qemu-aarch64 -cpu max,sve{bits}=on" for bits in (128, 256, 512, 2048)]
 NEON, SVE = r"f(mul|sqrt)\s+v\d+\.(4s|2d)", r"f(mul|sqrt)\s+z\d+\.[sd]"
@@ -89,7 +89,7 @@ x86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="
         for machine in machines
     ],
 )
-def test_it_prints_golden(command, shows, machine, program, tried):
+def test_the_core_prints_golden_txt_under_qemu(command, shows, machine, program, tried):
     emulator, *options = machine.split()
     cross = CROSS_COMPILER.get(emulator.removeprefix("qemu-"), "gcc")
     need(command.split()[0], cross, emulator)  # clang takes the C library from gcc
@@ -101,7 +101,7 @@ def test_it_prints_golden(command, shows, machine, program, tried):
     tried(count, what.replace("core", "core under qemu"))
 
 
-# The same functions through Python, and what a machine is found to have.
+# Checks the kernels against golden.txt, and that `available_isas()` finds the baseline alone.
 PYTHON = """
 import sys
 sys.path[:0] = ["tests", "tests/core"]
@@ -117,7 +117,7 @@ print(len(lines))
 
 @x86
 def test_python_on_a_processor_without_avx():
-    """Nehalem is the least that NumPy's wheels take. `make test-nehalem` runs much of the suite there."""
+    """Nehalem is the oldest processor that NumPy's wheels support. `make test-nehalem` runs much of the suite there."""
     need("qemu-x86_64")
     environment = {key: value for key, value in os.environ.items() if key != "FASTOPT_ISA"}
     printed = run_well("qemu-x86_64", "-cpu", "Nehalem", sys.executable, "-c", PYTHON, cwd=ROOT, env=environment)

@@ -1,4 +1,4 @@
-"""CMake and pkg-config find the core: beside its sources, and where it was installed and moved to."""
+"""CMake and pkg-config find the core: in its sources, and in a folder to which an installed core was moved."""
 
 import os
 import re
@@ -40,7 +40,7 @@ def build(tmp_path):
 
 @pytest.fixture(scope="module", params=["OFF", "ON"], ids=["static", "shared"])
 def prefix(request, tmp_path_factory):
-    """Where CMake installed the core; moved afterwards, since nothing in it may name where it was."""
+    """The folder of a core that CMake installed. It was moved afterwards, since no file may name the first folder."""
     cmake, folder = compiler("cmake"), tmp_path_factory.mktemp("installed")
     run(cmake, "-S", CSRC, "-B", folder / "build", f"-DBUILD_SHARED_LIBS={request.param}")
     run(cmake, "--build", folder / "build")
@@ -57,29 +57,29 @@ def test_cmake_finds_the_sources(build):
     assert build("find_package(fastopt 0.1 REQUIRED)", f"-Dfastopt_DIR={CSRC / 'cmake'}") == fastopt.__version__
 
 
-def test_cmake_finds_what_is_installed(build, prefix):
+def test_cmake_finds_the_installed_core(build, prefix):
     assert build("find_package(fastopt 0.1 REQUIRED)", f"-DCMAKE_PREFIX_PATH={prefix}") == fastopt.__version__
 
 
-def others():
-    """Versions that this one cannot stand for."""
+def incompatible_versions():
+    """Later versions, which this one cannot replace."""
     major, minor = map(int, re.findall(r"\d+", fastopt.__version__)[:2])
     return f"{major}.{minor + 1}", f"{major + 1}.0"
 
 
-@pytest.mark.parametrize("version", others())
+@pytest.mark.parametrize("version", incompatible_versions())
 def test_the_sources_are_not_taken_for_another_version(version, build):
     with pytest.raises(AssertionError, match=f'compatible with requested\\s+version "{version}"'):
         build(f"find_package(fastopt {version} REQUIRED)", f"-Dfastopt_DIR={CSRC / 'cmake'}")
 
 
-@pytest.mark.parametrize("version", others())
-def test_what_is_installed_is_not_taken_for_another_version(version, build, prefix):
+@pytest.mark.parametrize("version", incompatible_versions())
+def test_the_installed_core_is_not_taken_for_another_version(version, build, prefix):
     with pytest.raises(AssertionError, match=f'compatible with requested\\s+version "{version}"'):
         build(f"find_package(fastopt {version} REQUIRED)", f"-DCMAKE_PREFIX_PATH={prefix}")
 
 
-def test_pkg_config_finds_what_is_installed(prefix, tmp_path):
+def test_pkg_config_finds_the_installed_core(prefix, tmp_path):
     (folder,) = (path.parent for path in prefix.rglob("fastopt.pc"))
     env = {**os.environ, "PKG_CONFIG_PATH": str(folder)}
     tool = compiler("pkg-config")
@@ -90,7 +90,7 @@ def test_pkg_config_finds_what_is_installed(prefix, tmp_path):
     assert run(tmp_path / "use").strip() == fastopt.__version__
 
 
-def test_the_sources_pkg_config_file_names_them_and_their_version():
+def test_the_pkg_config_file_in_the_sources_names_all_sources_and_the_version():
     text = (CSRC / "pkgconfig/fastopt.pc").read_text(encoding="utf-8")
     assert re.search(r"^Version: (.*)$", text, re.MULTILINE)[1] == fastopt.__version__
     named = re.search(r"^sources=(.*)$", text, re.MULTILINE)[1].split()

@@ -1,4 +1,4 @@
-"""The C core as those use it who vendor csrc/: their compilers and flags, no Python, and the reference's bits."""
+"""The C core as projects use it that vendor csrc/: with other compilers and flags, and without Python."""
 
 import itertools
 import os
@@ -28,12 +28,12 @@ STEPS = 3
 
 
 def literals(array, end):
-    """The elements as C writes them, exactly."""
+    """The elements as hexadecimal constants of C, which are exact."""
     return ", ".join(float(x).hex() + end for x in array.reshape(-1))
 
 
 def case(number, variant, suffix):
-    """A C function that takes some steps of one variant and says in how many buffers a bit is not the reference's."""
+    """A C function that takes some steps of one variant and returns how many buffers differ from the reference's."""
     (real, dtype, end), rule = TYPES[suffix], RULES[variant.rule]
     rng = np.random.default_rng(number)
     p, grads = rng.normal(size=N).astype(dtype), rng.normal(size=(STEPS, N)).astype(dtype)
@@ -83,7 +83,7 @@ static int differs(const void *a, const void *b, size_t size) { return memcmp(a,
 
 
 @pytest.mark.parametrize("name", ["gcc", "clang"])
-def test_it_compiles_without_a_warning(name, tmp_path):
+def test_the_core_compiles_without_a_warning(name, tmp_path):
     for flags in (["-O3"], NATIVE):
         build_core(compiler(name), [*flags, "-std=c11", *STRICT], tmp_path)
 
@@ -97,7 +97,7 @@ def test_it_compiles_without_a_warning(name, tmp_path):
         ("clang", [*NATIVE, "-funsafe-math-optimizations"]),
     ],
 )
-def test_it_gives_the_bits_of_the_reference(name, flags, tmp_path):
+def test_the_core_gives_the_bits_of_the_reference(name, flags, tmp_path):
     cc = compiler(name)
     if "-ffp-contract=fast" in flags and "clang" in run(cc, "--version"):
         pytest.skip("this gcc is clang, for which the header rules these flags out: put GCC first on the PATH")
@@ -111,7 +111,7 @@ def test_it_gives_the_bits_of_the_reference(name, flags, tmp_path):
 
 @pytest.mark.parametrize("flag", ["-ffast-math", "-ffinite-math-only"])
 @pytest.mark.parametrize("name", ["gcc", "clang"])
-def test_it_refuses_fast_math(name, flag, tmp_path):
+def test_all_sources_refuse_fast_math(name, flag, tmp_path):
     for source in SOURCES:
         command = [compiler(name), "-O3", flag, "-c", str(source)]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -121,7 +121,7 @@ def test_it_refuses_fast_math(name, flag, tmp_path):
 
 @pytest.mark.parametrize("flags", [[], ["-DFASTOPT_NAMESPACE=mine_"]], ids=["plain", "namespace"])
 @pytest.mark.parametrize("name", ["g++", "clang++"])
-def test_cpp_takes_the_header_and_links(name, flags, tmp_path):
+def test_cpp_programs_include_the_header_and_link(name, flags, tmp_path):
     objects = build_core(compiler("cc"), ["-O3", *flags], tmp_path)
     (tmp_path / "main.cpp").write_text(
         '#include "fastopt.h"\n#include <vector>\nint main()\n{\n'
@@ -137,7 +137,7 @@ def test_cpp_takes_the_header_and_links(name, flags, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gcc", "clang", "g++", "clang++"])
-def test_extension_modules_take_the_capsules_header(name, tmp_path):
+def test_extension_modules_include_the_capsules_header(name, tmp_path):
     language, standard = ("cpp", "c++17") if "++" in name else ("c", "c11")
     source = '#include <Python.h>\n#include "fastopt_capi.h"\nint use(void);\n'
     source += (
@@ -148,7 +148,7 @@ def test_extension_modules_take_the_capsules_header(name, tmp_path):
     run(compiler(name), f"-std={standard}", *STRICT, *python, "-I", CSRC, "-c", f"use.{language}", cwd=tmp_path)
 
 
-# ---- Names: several copies in one program, and nothing visible but what is public. ----
+# ---- Names: several copies of the core in one program, and no visible symbols but the public functions. ----
 
 COPY = r"""
 #include "fastopt.h"
@@ -207,7 +207,7 @@ def test_two_copies_in_one_program(name, tmp_path):
             assert all(symbol.startswith(f"{space}fastopt_") for symbol in global_symbols(built))
     (tmp_path / "main.c").write_text(BOTH, encoding="utf-8")
     run(cc, "main.c", *objects, "-pthread", "-o", "main", cwd=tmp_path)
-    # Each number takes two steps of lr 0.5; and each copy has a number of threads of its own.
+    # Each copy takes two steps of lr 0.5 on its number, and has its own number of threads.
     assert run(tmp_path / "main") == "-1 1 3 7"
 
 
@@ -222,25 +222,25 @@ def header_functions():
 
 
 @pytest.mark.parametrize("flags", [["-DFASTOPT_API=", "-fvisibility=hidden"], []], ids=["none", "public"])
-def test_what_a_shared_library_shows(flags, tmp_path):
+def test_the_symbols_of_a_shared_library(flags, tmp_path):
     run(compiler("cc"), "-O1", "-shared", "-fPIC", *flags, *SOURCES, "-pthread", "-o", "library.so", cwd=tmp_path)
     shown = set(global_symbols(tmp_path / "library.so"))
     assert shown == (set() if flags else header_functions())
 
 
-def test_every_symbol_it_adds_to_a_program_has_its_prefix(tmp_path):
+def test_every_symbol_of_the_core_has_its_prefix(tmp_path):
     for built in build_core(compiler("cc"), ["-O3"], tmp_path):
         names = global_symbols(built)
         assert names
         assert all(name.startswith("fastopt_") for name in names), names
 
 
-# ---- One file, made from all. ----
+# ---- The amalgamation: the whole core in one file. ----
 
 
 @pytest.fixture(scope="module")
 def amalgamation(tmp_path_factory):
-    """The folder with the one file, made by the Makefile's own recipe in the environment that runs the tests."""
+    """The folder of the amalgamation, made by the Makefile's own recipe in the environment that runs the tests."""
     folder = tmp_path_factory.mktemp("amalgamation")
     environment = Path(sys.prefix)
     if not (environment / "bin/quom").exists():
@@ -251,7 +251,7 @@ def amalgamation(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["gcc", "clang"])
-def test_the_one_file_compiles_alone_and_gives_the_bits_of_the_reference(name, amalgamation, tmp_path):
+def test_the_amalgamation_compiles_alone_and_gives_the_bits_of_the_reference(name, amalgamation, tmp_path):
     cc = compiler(name)
     assert sorted(path.name for path in amalgamation.iterdir()) == ["fastopt.c", "fastopt.h"]
     shutil.copy(amalgamation / "fastopt.c", tmp_path)  # alone: nothing is left to include
@@ -263,7 +263,7 @@ def test_the_one_file_compiles_alone_and_gives_the_bits_of_the_reference(name, a
         assert run(tmp_path / "main", env={**os.environ, "FASTOPT_ISA": isa}) == isa
 
 
-def test_the_one_file_may_be_included_and_be_static(amalgamation, tmp_path):
+def test_the_amalgamation_may_be_included_with_static_functions(amalgamation, tmp_path):
     (tmp_path / "main.c").write_text('#define FASTOPT_API static\n#include "fastopt.c"\n' + program(), encoding="utf-8")
     run(compiler("cc"), "-O3", "-I", amalgamation, "main.c", "-pthread", "-o", "main", cwd=tmp_path)
     assert run(tmp_path / "main") in ISAS
@@ -272,7 +272,7 @@ def test_the_one_file_may_be_included_and_be_static(amalgamation, tmp_path):
 
 # ---- Many tensors in one call, from C. ----
 
-# Steps a model of both types in three groups and prints hashes.
+# A program that steps a model of both types in three groups, and prints a hash of its buffers after each step.
 MODEL = r"""
 #include "fastopt.h"
 #include <stdint.h>
@@ -349,7 +349,7 @@ int main(int argc, char **argv)
         groups[k].count = starts[k + 1] - starts[k];
         groups[k].tensors = tensors + starts[k];
     }
-    tensors[1] = (fastopt_tensor){.size = sizeof tensors[1]}; /* one without elements needs no memory, */
+    tensors[1] = (fastopt_tensor){.size = sizeof tensors[1]}; /* a tensor without elements needs no memory, */
     groups[1].tensors = NULL;                                 /* and a group without tensors no array */
     MUST(fastopt_get_num_threads() == 1 && fastopt_workspace(&model) == 0);
     for (int step = 1; step <= 3; step++) {
@@ -365,7 +365,7 @@ int main(int argc, char **argv)
 
 @pytest.fixture(scope="module")
 def expected_of_model():
-    """What the program prints, from the reference."""
+    """What the program must print, from the reference."""
     sizes, types = [500_000, 0, 7, 300_001, 65], [np.float32] * 3 + [np.float64] * 2
 
     def numbers(seed):
@@ -384,7 +384,7 @@ def expected_of_model():
 
 
 def fnv(arrays):
-    """FNV-1a of the bytes of arrays, as the program has it."""
+    """FNV-1a of the bytes of arrays, as hash() in the program."""
     digest = 14695981039346656037
     for byte in b"".join(array.tobytes() for array in arrays):
         digest = (digest ^ byte) * 1099511628211 & 0xFFFFFFFFFFFFFFFF
@@ -393,7 +393,7 @@ def fnv(arrays):
 
 @pytest.mark.parametrize("flags", [[], ["-DFASTOPT_NO_THREADS"]], ids=["threads", "no threads"])
 @pytest.mark.parametrize("name", ["gcc", "clang"])
-def test_a_model_in_one_call(name, flags, tmp_path, expected_of_model):
+def test_a_model_in_one_call_gives_the_bits_of_the_reference(name, flags, tmp_path, expected_of_model):
     cc = compiler(name)
     objects = build_core(cc, ["-O3", "-std=c11", *STRICT, *flags], tmp_path)
     (tmp_path / "model.c").write_text(MODEL, encoding="utf-8")
@@ -404,7 +404,7 @@ def test_a_model_in_one_call(name, flags, tmp_path, expected_of_model):
         assert found == expected_of_model
 
 
-# Nothing to step is no error, whatever the rule needs otherwise.
+# A step of tensors without elements is no error and needs no buffers; a bad hyperparameter is an error even there.
 NOTHING = r"""
 #include "fastopt.h"
 #include <stdio.h>
@@ -424,7 +424,7 @@ int main(void)
         model.groups = &group, model.count = 1;
         for (int i = 0; i < info->hyper_count; i++)
             if (!strcmp(info->hypers[i].name, "momentum"))
-                group.hyper[i] = 0.5; /* which calls for a buffer */
+                group.hyper[i] = 0.5; /* which needs a buffer */
         if (fastopt_step(&model) || fastopt_check(&model) || fastopt_global_norm(&model))
             printf("%s: error\n", info->name);
         group.hyper[info->hyper_count - 1] = 1.0 / 0.0;
@@ -438,14 +438,14 @@ int main(void)
 """
 
 
-def test_nothing_to_step_needs_no_memory(tmp_path):
+def test_tensors_without_elements_need_no_memory(tmp_path):
     cc = compiler("cc")
     (tmp_path / "nothing.c").write_text(NOTHING, encoding="utf-8")
     run(cc, "-I", CSRC, "nothing.c", *build_core(cc, ["-O3"], tmp_path), "-pthread", "-o", "nothing", cwd=tmp_path)
     assert run(tmp_path / "nothing") == "00"
 
 
-# Loads the core, has it start workers, and unloads it: they must be gone before their code is.
+# Loads the core, has it start workers, and unloads it: the workers must end before their code is unmapped.
 UNLOAD = r"""
 #include "fastopt.h"
 #include <dlfcn.h>
@@ -470,7 +470,7 @@ int main(int argc, char **argv)
             if (step(&model))
                 return 3;
         if (turn % 2)
-            usleep(1000); /* asleep, or just done */
+            usleep(1000); /* then the workers are asleep; else they are just done */
         if (dlclose(library) || dlopen(argv[1], RTLD_NOW | RTLD_NOLOAD))
             return 4;
         usleep(1000);

@@ -1,4 +1,4 @@
-"""Every error of the core, in codes, places and words (errors.c); what it makes of stored numbers (storage.c)."""
+"""Every error of the core, with its code, place and sentence (errors.c); conversions of stored types (storage.c)."""
 
 import os
 
@@ -10,12 +10,12 @@ COMPILERS = [("gcc", ["-O3"]), *(pytest.param(name, SANITIZED, marks=pytest.mark
 
 
 @pytest.mark.parametrize(("name", "flags"), COMPILERS)
-def test_errors_say_what_and_where_and_nothing_is_written(name, flags, build):
+def test_errors_have_their_code_place_and_sentence_and_nothing_is_written(name, flags, build):
     program = build(name, flags, "errors.c")
     assert run_well(program) == "ok\n"
     assert run_well(program, "no instruction set", env={**os.environ, "FASTOPT_ISA": "none such"}) == "ok\n"
 
 
 @pytest.mark.parametrize(("name", "flags"), COMPILERS)
-def test_all_numbers_of_16_bits_are_loaded_and_stored_as_they_should(name, flags, build):
+def test_all_16_bit_numbers_are_loaded_and_stored_exactly_or_to_nearest_even(name, flags, build):
     assert run_well(build(name, flags, "storage.c", core=False)) == "ok\n"

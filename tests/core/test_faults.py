@@ -1,4 +1,4 @@
-"""What the core does where the processor has less, or the system starts no thread (faults.c)."""
+"""The core on processors that lack a feature, and on systems that refuse to start threads (faults.c)."""
 
 import pytest
 from commands import run_well
@@ -13,5 +13,5 @@ SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover
     [("gcc", ["-O0"]), ("gcc", ["-O0", "-DFASTOPT_NO_THREADS"]), ("clang", SANITIZED)],
     ids=["threads", "no threads", "sanitized"],
 )
-def test_less_of_everything(name, flags, build):
+def test_missing_processor_features_and_refused_threads(name, flags, build):
     assert run_well(build(name, flags, "faults.c", core=False)) == "ok\n"

@@ -1,4 +1,4 @@
-"""golden.txt, the bits of every machine: the reference gives them, and the core under the compilers of this machine."""
+"""golden.txt, hashes of the bits on every machine: the reference gives them, and so does the core on this machine."""
 
 import itertools
 import os
@@ -25,13 +25,13 @@ def assert_golden(printed):
     return len(expected), "golden hashes, printed by the C core as the reference gives them"
 
 
-def test_it_is_what_the_reference_gives():
-    """When a case was added: `python tests/core/golden.py`. When a number has changed, the promise is broken."""
+def test_the_reference_gives_golden_txt():
+    """After adding a case run `python tests/core/golden.py`. A changed old line breaks the promise of equal bits."""
     assert_golden(golden())
 
 
 @pytest.mark.parametrize(("name", "exact"), [("plain", False), ("wild", False), ("nonfinite", False), ("wild", True)])
-def test_it_is_what_the_kernels_give(name, exact, isa):
+def test_the_kernels_give_the_hashes_of_golden_txt(name, exact, isa):
     lines = rule_cases(name, Variant.kernel, exact=exact)
     assert lines
     assert {*lines} <= {*GOLDEN.read_text(encoding="utf-8").splitlines()}
@@ -44,7 +44,7 @@ def test_it_is_what_the_kernels_give(name, exact, isa):
         for each in itertools.product(["gcc", "clang"], LEVELS)
     ],
 )
-def test_it_is_what_the_core_gives(name, flags, tmp_path, tried):
+def test_the_core_prints_golden_txt(name, flags, tmp_path, tried):
     program = build([compiler(name), "-std=c11", *flags.split(), *STRICT], tmp_path)
     for isa in ISAS:
         tried(*assert_golden(run(program, env={**os.environ, "FASTOPT_ISA": isa})))
@@ -60,7 +60,7 @@ def test_it_is_what_the_core_gives(name, flags, tmp_path, tried):
             "c.scale * (g[i] + c.decay * p[i])",
             "momentum|model|layouts 19 momentum",
         ),
-        ("rules/rmsprop.h", "u < 0 ? 0 : u", "u > 0 ? u : 0", "rmsprop|model|layouts 19 rmsprop"),  # NaN would not pass
+        ("rules/rmsprop.h", "u < 0 ? 0 : u", "u > 0 ? u : 0", "rmsprop|model|layouts 19 rmsprop"),  # NaN would become 0
         (
             "norm_template.h",
             "sums[j] += x * x;\n        }",
@@ -85,7 +85,7 @@ def test_it_is_what_the_core_gives(name, flags, tmp_path, tried):
         ("step.c", "plan->staged ? factor : 1.0", "plan->staged ? (float)factor : 1.0", r"\w+_f32|model|layouts"),
     ],
 )
-def test_another_order_of_operations_shows(file, good, bad, changed, tmp_path):
+def test_another_arithmetic_changes_the_hashes_of_its_cases_alone(file, good, bad, changed, tmp_path):
     csrc = tmp_path / "csrc"
     shutil.copytree(CSRC, csrc)
     text = (csrc / file).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""No loop reads or writes an element outside its buffers (guard.c), in the eyes of the system and of every tool."""
+"""No loop reads or writes an element outside its buffers: guard.c, also under the sanitizers and valgrind."""
 
 import os
 import re
@@ -7,7 +7,7 @@ import pytest
 from commands import compiler, run, run_well
 from common import VARIANTS
 
-# The sanitizers stop at the first error; each comes with every K-th case.
+# Compiler, flags and K: the program runs every K-th case. The sanitizers stop at the first error.
 ADDRESS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 INTEGER = ["-O1", "-g", "-fsanitize=integer,function", "-fno-sanitize-recover=all"]
 TOOLS = [
@@ -29,15 +29,15 @@ def check(output):
 @pytest.mark.parametrize(
     ("name", "flags", "every"), [TOOLS[0], *(pytest.param(*tool, marks=pytest.mark.slow) for tool in TOOLS[1:])]
 )
-def test_every_buffer_between_pages_that_must_not_be_touched(name, flags, every, build, tried):
-    if os.environ.get("FASTOPT_COVERAGE"):  # counting makes it slow, and finds the same lines with fewer cases
+def test_no_access_outside_the_buffers(name, flags, every, build, tried):
+    if os.environ.get("FASTOPT_COVERAGE"):  # counting lines is slow, and fewer cases run the same lines
         every = max(every, 11)
     tried(*check(run_well(build(name, flags, "guard.c"), every)))
 
 
 @pytest.mark.slow
-def test_valgrind_sees_nothing_either(build, tried):
-    """Which has no AVX-512, and tells programs so."""
+def test_no_access_outside_the_buffers_under_valgrind(build, tried):
+    """valgrind has no AVX-512, and tells programs so: the loops of the other instruction sets run."""
     valgrind = compiler("valgrind")
     if run(valgrind, "-q", "true").returncode != 0:
         pytest.skip("valgrind does not run here: install libc6-dbg, or a valgrind that knows this processor")

@@ -1,4 +1,4 @@
-"""The record of the interface is true of what was built: interface.txt, line by line."""
+"""interface.txt, the record of the interface, agrees line by line with what was built."""
 
 import ctypes
 import re
@@ -41,7 +41,7 @@ def record():
 
 @pytest.fixture
 def interface(tools):
-    """The generator's half: tools/interface.py."""
+    """The module that writes the record: tools/interface.py."""
     return tools["interface"]
 
 
@@ -53,7 +53,7 @@ def compare(section, expected, found):
 
 
 def symbols(folder):
-    """What a shared library of the core shows to programs."""
+    """The symbols that a shared library of the core exports."""
     sources = sorted(CSRC.glob("*.c"))
     run_well(compiler("cc"), "-O1", "-shared", "-fPIC", *sources, "-pthread", "-o", folder / "libfastopt.so")
     listing = run_well(compiler("nm"), "-g", "--defined-only", folder / "libfastopt.so")
@@ -68,12 +68,12 @@ def name_of_capsule():
 
 
 def cython(module):
-    """What `cimport` compares when a module is imported."""
+    """The signatures of a module's functions, which `cimport` compares when a module is imported."""
     return sorted(f"{name}: {name_of_capsule()(each).decode()}" for name, each in module.__pyx_capi__.items())
 
 
 def measured(folder, lines):
-    """What C says of the values and places that are named at the beginning of lines of the record."""
+    """Lines of the record, written again with the values, sizes and places that the C compiler finds."""
     body = []
     for line in lines:
         name = re.match(r"[\w.\[\]]+", line)[0]
@@ -96,12 +96,12 @@ def test_the_record_has_all_sections(record):
     assert all(record.values())
 
 
-def test_the_library_shows_the_symbols(record, tmp_path):
+def test_a_shared_library_exports_the_recorded_symbols(record, tmp_path):
     compare("symbols", record["symbols"], symbols(tmp_path))
 
 
-def test_the_compiler_takes_the_prototypes_for_those_of_the_header(record, tmp_path):
-    """Each is declared again as recorded, which is an error where the header says something else."""
+def test_the_recorded_prototypes_are_those_of_the_header(record, tmp_path):
+    """Each function is declared again as recorded, which the compiler refuses where the header differs."""
     repeated = "".join(f"{prototype};\n" for prototype in record["prototypes"])
     (tmp_path / "again.c").write_text(f'#include "fastopt.h"\n{repeated}', encoding="utf-8")
     done = run(compiler("cc"), "-std=c11", "-Werror", "-I", CSRC, "-c", "again.c", cwd=tmp_path)
@@ -109,7 +109,7 @@ def test_the_compiler_takes_the_prototypes_for_those_of_the_header(record, tmp_p
     assert sorted(re.search(r"(fastopt_\w+)\(", line)[1] for line in record["prototypes"]) == record["symbols"]
 
 
-def test_cimport_sees_the_functions(record):
+def test_cimport_has_the_recorded_functions(record):
     compare("cython", record["cython"], cython(capi))
     compare("memoryviews", record["memoryviews"], cython(memoryviews))
 
@@ -131,7 +131,7 @@ def test_the_capsule_has_its_members_in_their_places(record):
 
 
 @pytest.mark.parametrize("section", ["values", "layouts"])
-def test_the_compiler_sees_the_numbers(section, record, tmp_path):
+def test_the_compiler_finds_the_recorded_values_and_layouts(section, record, tmp_path):
     if section == "layouts" and ctypes.sizeof(ctypes.c_void_p) != 8:
         pytest.skip("the record has the layouts of 64-bit machines: compare them there")
     lines = [line for line in record[section] if not line.startswith("FASTOPT_CAPI_")]
@@ -139,8 +139,8 @@ def test_the_compiler_sees_the_numbers(section, record, tmp_path):
     compare(section, lines, measured(tmp_path, lines))
 
 
-def test_the_doors_show_the_same_functions(record):
-    """Shared library, capsule, addresses and `cimport`: one set of names."""
+def test_all_doors_have_the_same_functions(record):
+    """Shared library, capsule, addresses and `cimport` have the same function names."""
     names = record["symbols"]
     functions = [name for _, name in map(str.split, record["capsule"]) if not name.startswith("sizeof_")]
     assert sorted(f"fastopt_{name}" for name in functions) == names
@@ -177,7 +177,7 @@ typedef struct named { outer whole; } named;
 """
 
 
-def test_structures_are_read_with_all_that_they_hold(interface):
+def test_structures_are_parsed_with_all_members(interface):
     found = interface.structures(HEADER)
     assert list(found) == ["outer", "named"]
     inner = ["inner", "inner.x", "inner.y", "inner.z", "several", "several[0].x", "several[0].y", "several[0].z"]
@@ -186,7 +186,7 @@ def test_structures_are_read_with_all_that_they_hold(interface):
     assert interface.constants(HEADER) == ["ONE", "TWO", "FASTOPT_THREE"]
 
 
-def test_from_the_first_release_on_lines_may_not_go(interface, record, monkeypatch):
+def test_from_version_1_on_no_line_may_be_removed(interface, record, monkeypatch):
     sections = {**record, "symbols": record["symbols"][1:]}
     gone = record["symbols"][0]
     monkeypatch.setattr(interface, "sections", lambda rules: sections)
@@ -197,6 +197,6 @@ def test_from_the_first_release_on_lines_may_not_go(interface, record, monkeypat
         interface.text(None)
 
 
-def test_the_headers_version_decides(interface, monkeypatch):
+def test_the_major_version_is_that_of_the_header(interface, monkeypatch):
     monkeypatch.setattr(interface.headers, "source", lambda rules, name: HEADER)
     assert interface.major(None) == 7

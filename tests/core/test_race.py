@@ -1,4 +1,4 @@
-"""Several threads at once, in the eyes of the sanitizers (race.c)."""
+"""Several threads use the core at once, under the sanitizers (race.c)."""
 
 import os
 
@@ -9,7 +9,7 @@ pytestmark = pytest.mark.slow
 
 THREAD = ["-O1", "-g", "-fsanitize=thread"]
 ADDRESS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-# A child of several threads may start some of its own here: it is what the pool does.
+# die_after_fork=0: a child that a process of several threads forks may start threads, as the pool does.
 OPTIONS = {"TSAN_OPTIONS": "die_after_fork=0 halt_on_error=1"}
 
 
@@ -17,12 +17,10 @@ OPTIONS = {"TSAN_OPTIONS": "die_after_fork=0 halt_on_error=1"}
     ("name", "flags"),
     [("gcc", ["-O3"]), ("gcc", THREAD), ("clang", THREAD), ("clang", ADDRESS)],
 )
-def test_threads_that_step_choose_and_fork_at_once(name, flags, build):
+def test_threads_that_step_choose_instruction_sets_and_fork_at_once(name, flags, build):
     program = build(name, flags, "race.c")
     done = run(program, env={**os.environ, **OPTIONS}, timeout=120)
-    if (
-        "unexpected memory mapping" in done.stderr
-    ):  # older runtimes know fewer places where the system may load a program
+    if "unexpected memory mapping" in done.stderr:  # older runtimes fail at some random load addresses
         done = run("setarch", "-R", program, env={**os.environ, **OPTIONS}, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("threads: ok\n")

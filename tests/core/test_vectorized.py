@@ -1,4 +1,4 @@
-"""Vector instructions in every loop, and no fused multiply-add: read from the disassembly, not hoped for."""
+"""Every loop has vector instructions, and none has fused multiply-add: read from the disassembly."""
 
 import itertools
 import os
@@ -44,7 +44,7 @@ class Function:
 
 
 def disassemble(path):
-    """{function: Function}; the parts that gcc splits off a function (`.cold` and the like) keep their own names."""
+    """{name: Function} of a file; the parts that gcc splits off a function (`.cold` and the like) have other names."""
     listing = subprocess.run(
         ["objdump", "-d", "--no-show-raw-insn", str(path)], capture_output=True, text=True, check=True
     ).stdout
@@ -62,7 +62,7 @@ def packed(loop, operation, width):
 
 
 def in_source(rule):
-    """What a rule's source asks for: whose loop it runs, in how many variants, and whether it takes roots."""
+    """From a rule's source: the rule whose loop it runs, the number of variants of that, and whether it takes roots."""
     source = (CSRC / "rules" / f"{rule}.h").read_text()
     code = re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)
     if variants := len(re.findall(rf"T\({rule}_loop\)\(n,", code)):
@@ -71,7 +71,7 @@ def in_source(rule):
 
 
 def problems(functions):
-    """What is wrong with the loops of a built core, in words."""
+    """Descriptions of all that is wrong with the loops of a built core."""
     found = []
     for rule in RULES:
         owner, variants, roots = in_source(rule)
@@ -92,7 +92,7 @@ def problems(functions):
 
 
 def narrow(functions):
-    """What is wrong with the loops that are no rule's: the norm, the scaling of gradients, and stored types."""
+    """What is wrong with the other loops than the rules': the norm, the scaling of gradients, and stored types."""
     found = []
     for kind, (isa, width) in itertools.product(("f32", "f64"), WIDTHS.items()):
         for job in ("sum_squares", "multiply", *(f"unpack_{stored}" for stored in ("f32", "f64", "f16", "bf16"))):
@@ -115,7 +115,7 @@ def fused(functions):
 @pytest.mark.skipif(
     "FASTOPT_COVERAGE" in os.environ, reason="built to count lines, not for speed: unset FASTOPT_COVERAGE"
 )
-def test_what_was_built():
+def test_the_loops_of_the_installed_package():
     functions = disassemble(capi.__file__)
     if not any(name and name.endswith("_baseline") for name in functions):
         pytest.skip(f"{capi.__file__} is stripped of its symbols; build it without `-s`")
@@ -132,7 +132,7 @@ def build(tmp_path, compiler, *flags, csrc=CSRC):
 @pytest.mark.slow
 @pytest.mark.parametrize("level", ["-O2", "-O3"])
 @pytest.mark.parametrize("compiler", COMPILERS)
-def test_what_an_embedder_builds(tmp_path, compiler, level):
+def test_the_loops_of_an_embedders_build(tmp_path, compiler, level):
     """`cc -O3 -c` without special flags: the sources bring their own."""
     out, result = build(tmp_path, compiler, level)
     assert result.returncode == 0, result.stderr
@@ -155,7 +155,7 @@ def test_no_fused_multiply_add_where_the_flags_invite_it(tmp_path, compiler, fla
 
 @pytest.mark.parametrize("flag", ["-ffast-math", "-ffinite-math-only"])
 @pytest.mark.parametrize("compiler", COMPILERS)
-def test_fast_math_is_refused(tmp_path, compiler, flag):
+def test_dispatch_c_refuses_fast_math(tmp_path, compiler, flag):
     _, result = build(tmp_path, compiler, "-O3", flag)
     assert result.returncode != 0
     assert "without -ffast-math" in result.stderr
@@ -163,8 +163,8 @@ def test_fast_math_is_refused(tmp_path, compiler, flag):
 
 # ---- No instruction outside the functions of its own set. ----
 
-# What x86-64 did not have from the start, as far as compilers choose it by themselves: VEX and EVEX by their letter,
-# and what came with AVX2 for whole numbers. (tzcnt is missing here: older processors run it as bsf.)
+# Instructions that not every x86-64 has and that compilers choose by themselves: VEX and EVEX instructions, which begin
+# with a v, and those for integers that came with AVX2. (tzcnt is missing here: older processors run it as bsf.)
 WIDE = re.compile(r"v(?!er[rw])|k\w+\s+%k|.*%[yz]mm")
 WHOLE = re.compile(r"andn\s|bextr|bls[imr]|bzhi|mulx|pdep|pext[lq]?\s|rorx|s[ah][lr]x|lzcnt|popcnt|movbe|adcx|adox")
 AVX512 = re.compile(r"%zmm|%[xy]mm(1[6-9]|2\d|3[01])\b|%k[0-7]\b")
@@ -173,7 +173,7 @@ AVX512 = re.compile(r"%zmm|%[xy]mm(1[6-9]|2\d|3[01])\b|%k[0-7]\b")
 def leaked(functions):
     found = []
     for name, function in functions.items():
-        own = re.search(r"_(avx2|avx512)(\.|$)", name)  # of gcc's parts too: adam_f32_avx2.cold
+        own = re.search(r"_(avx2|avx512)(\.|$)", name)  # also of parts that gcc split off: adam_f32_avx2.cold
         for _, text in function.code:
             if not own and (WIDE.match(text) or WHOLE.match(text)):
                 found.append(f"{name}: {text}")
@@ -195,7 +195,7 @@ def objects(tmp_path, compiler, *flags):
 @pytest.mark.slow
 @pytest.mark.parametrize("level", ["-O0", "-O3"])
 @pytest.mark.parametrize("compiler", COMPILERS)
-def test_no_instruction_leaks_out_of_its_set(tmp_path, compiler, level):
+def test_no_instruction_outside_the_functions_of_its_set(tmp_path, compiler, level):
     functions = objects(tmp_path, compiler, level)
     assert {"fastopt_step", "fastopt_adam_f32", "adam_f32_avx2", "adam_f32_avx512"} <= {*functions}
     assert leaked(functions) == []
@@ -204,11 +204,11 @@ def test_no_instruction_leaks_out_of_its_set(tmp_path, compiler, level):
 @pytest.mark.slow
 @pytest.mark.parametrize(("flags", "words"), [("-mavx", "fastopt_step: v"), ("-mavx512vl", "_avx2: .*%k")])
 @pytest.mark.parametrize("compiler", COMPILERS[:1])
-def test_a_leak_is_noticed(tmp_path, compiler, flags, words):
+def test_an_instruction_outside_the_functions_of_its_set_is_found(tmp_path, compiler, flags, words):
     assert any(re.search(words, problem) for problem in leaked(objects(tmp_path, compiler, "-O3", flags)))
 
 
-# ---- The check can fail. ----
+# ---- The check of the loops can fail. ----
 
 SABOTAGE = {
     "contraction": ("compiler.h", '"fp-contract=off", ', "", ["-march=x86-64-v3"], "vfn?m"),
@@ -232,7 +232,7 @@ SABOTAGE = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sabotage", SABOTAGE.values(), ids=SABOTAGE)
-def test_the_check_notices(tmp_path, sabotage):
+def test_a_spoiled_loop_is_found(tmp_path, sabotage):
     if "gcc" not in COMPILERS:
         pytest.skip("the sabotage is written for gcc: install it")
     file, good, bad, flags, words = sabotage
