@@ -1,4 +1,4 @@
-"""Gradients: bound once, the same as at the last step, fresh each time, and in the hands of other libraries."""
+"""Gradients that are bound, given again or new in each step; and buffers of other libraries."""
 
 import array
 import copy
@@ -33,8 +33,8 @@ STRUCTURES = {
 
 @pytest.mark.parametrize("structure", STRUCTURES.values(), ids=STRUCTURES)
 @pytest.mark.parametrize("cls", CLASSES)
-def test_bound_fresh_and_same_gradients_are_one(cls, structure):
-    """The same trajectory, whichever way the gradients come, and whichever way they came before."""
+def test_bound_fresh_and_repeated_gradients_give_the_same_bits(cls, structure):
+    """The trajectory does not depend on how the gradients are given, in this step or in earlier ones."""
     params = {name: tensors(0) for name in ("bound", "same", "fresh", "mixed")}
     opts = {name: cls(structure(arrays)) for name, arrays in params.items()}
     grads = [np.zeros_like(p) for p in params["bound"]]
@@ -57,7 +57,7 @@ def test_bound_fresh_and_same_gradients_are_one(cls, structure):
         assert not np.array_equal(params["bound"][0], tensors(0)[0])
 
 
-def test_without_a_binding_step_wants_gradients():
+def test_step_without_gradients_needs_a_binding():
     opt = fastopt.SGD([np.ones(2)])
     with pytest.raises(TypeError, match="no gradients are bound; give them, or bind"):
         opt.step()
@@ -69,7 +69,7 @@ def test_without_a_binding_step_wants_gradients():
     assert opt.state[0]["step"] == 1
 
 
-def test_a_bad_binding_leaves_the_last_one():
+def test_a_refused_binding_keeps_the_last_one():
     p, good = np.ones(3), np.full(3, 0.5)
     opt = fastopt.SGD([p], lr=1.0)
     opt.bind([good])
@@ -102,7 +102,7 @@ def test_bound_gradients_may_be_read_only_and_shared():
 
 
 def test_a_binding_survives_new_state_and_loading():
-    """New state buffers move what a gradient must not overlap; the binding is held against them anew."""
+    """New state buffers may overlap the bound gradients, so the binding is checked again."""
     p, grad = np.ones(4), np.full(4, 0.5)
     opt, expected = fastopt.SGD(p), fastopt.SGD(p.copy())
     opt.bind(grad)
@@ -118,8 +118,8 @@ def test_a_binding_survives_new_state_and_loading():
     assert_same_bits(p, expected.params[0])
 
 
-def test_what_was_a_gradient_may_be_state_now():
-    """Memory that an earlier step read as a gradient is looked at again once there is new state."""
+def test_overlap_of_a_known_gradient_with_new_state_is_found():
+    """Memory that an earlier step accepted as a gradient is checked again once there is new state."""
     p = np.ones(4)
     opt = fastopt.SGD([p], lr=1.0, momentum=0.9)
     opt.step([np.full(4, 0.5)])
@@ -133,7 +133,7 @@ def test_what_was_a_gradient_may_be_state_now():
     assert_same_bits(p, before)
 
 
-def test_what_is_bound_cannot_be_resized_and_is_let_go():
+def test_bound_gradients_cannot_be_resized_until_they_are_unbound():
     grad = np.ones(10)
     opt = fastopt.SGD([np.ones(10)])
     opt.bind([grad])
@@ -164,8 +164,8 @@ def test_a_step_keeps_no_gradient(bad):
 
 
 @pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")
-def test_an_array_that_changes_between_steps_is_looked_at_again():
-    """The same object need not be the same memory, shape or type."""
+def test_an_array_that_changes_between_steps_is_checked_again():
+    """The same object may have other memory, another shape or another type."""
     p, grad = np.ones(4), np.ones(4)
     opt = fastopt.SGD([p], lr=1.0)
     opt.step([grad])
@@ -185,7 +185,7 @@ def test_an_array_that_changes_between_steps_is_looked_at_again():
 @pytest.mark.filterwarnings("ignore:Setting the dtype:DeprecationWarning")
 @pytest.mark.parametrize(("before", "after"), [(np.float32, np.float64), (np.float64, np.float32)])
 def test_a_parameter_that_becomes_another_type_is_an_error(before, after):
-    """Its elements would be other ones, more or fewer than the state has."""
+    """Read as another type, it has other elements, more or fewer than its state."""
     p = np.ones(8, before)
     opt = fastopt.Adam(p, amsgrad=True)
     opt.step(np.ones(8, before))
@@ -218,7 +218,7 @@ def test_copies_are_not_bound():
 
 
 class Dlpack:
-    """A tensor of a library that knows DLPack and nothing else, with what it would say on export."""
+    """A tensor that offers DLPack and nothing else; its export raises `error`, if there is one."""
 
     def __init__(self, memory, error=None):
         self.memory, self.error = memory, error
@@ -242,12 +242,12 @@ BUFFERS = {
 
 @pytest.mark.parametrize("wrap", BUFFERS.values(), ids=BUFFERS)
 def test_other_buffers(wrap):
-    """As gradients they are read where they are; as parameters they are updated where they are."""
+    """As gradients they are read in place; as parameters they are updated in place."""
     start, slope = np.linspace(1, 2, 9, dtype=np.float32), np.linspace(-1, 1, 9, dtype=np.float32)
     expected = fastopt.Adam(start.copy())
     p, grad = wrap(start), wrap(slope)
     if isinstance(p, Dlpack) and not np.from_dlpack(p).flags.writeable:
-        pytest.skip("this NumPy shows every tensor read-only, unless it has an __array__ too: use 2.1 or newer")
+        pytest.skip("this NumPy makes every DLPack tensor read-only, unless it has __array__ too: use 2.1 or newer")
     opt = fastopt.Adam(p)
     opt.step(grad)
     opt.step(grad, max_norm=0.5)
@@ -264,7 +264,7 @@ def test_other_buffers(wrap):
 
 
 class Tensor(Dlpack):
-    """As a tensor looks to NumPy before 2.1: DLPack does not say that it may be written, and `__array__` does."""
+    """As NumPy before 2.1 sees a tensor: read-only through DLPack, and writable through `__array__`."""
 
     def __init__(self, memory, other=None):
         super().__init__(memory)
@@ -333,8 +333,8 @@ def test_a_gradient_cannot_step_or_change_the_optimizer_that_reads_it():
     assert (opt.lr, opt.state[0]["step"]) == (1.0, 1)
 
 
-def test_what_is_bound_is_looked_at_after_the_arguments():
-    """The code of an argument may let go of the gradients, and their memory may be gone before they are read."""
+def test_bound_gradients_are_checked_after_the_arguments_are_read():
+    """An argument's own code may unbind the gradients, whose memory may then be freed."""
     p = np.ones(3)
     opt = fastopt.SGD(p)
     opt.bind(np.ones(3))
@@ -353,8 +353,8 @@ def test_what_is_bound_is_looked_at_after_the_arguments():
         assert_same_bits(p, before)
 
 
-def test_whether_to_zero_is_asked_once():
-    """An answer that changes cannot have a gradient zeroed that was checked as one that is only read."""
+def test_the_truth_of_zero_grad_is_asked_once():
+    """An object that changes its answer cannot have a gradient zeroed that was checked only for reading."""
 
     class Wavering:
         asked = 0
@@ -381,7 +381,7 @@ def test_a_list_that_shrinks_under_the_step_is_an_error():
 
 
 @pytest.mark.parametrize("bound", [False, True], ids=["given", "bound"])
-def test_a_parameter_made_read_only_is_stepped_no_more(bound):
+def test_a_parameter_that_becomes_read_only_is_refused(bound):
     params, grads = [np.ones(3), np.ones(2)], [np.ones(3), np.ones(2)]
     opt = fastopt.Adam(params)
     if bound:
@@ -398,7 +398,7 @@ def test_a_parameter_made_read_only_is_stepped_no_more(bound):
     assert not np.array_equal(params[1], before[1])
 
 
-def test_what_only_the_core_knows_to_be_wrong_is_an_error_too(monkeypatch):
+def test_errors_that_only_the_core_finds_are_raised(monkeypatch):
     opt = fastopt.SGD([np.ones(2)], momentum=0.9)
     monkeypatch.setitem(RULES["sgd"].options, "nesterov", 1 << 20)
     with pytest.raises(RuntimeError, match=r"sgd: options of group 0: .* or its hyperparameters forbid it"):

@@ -1,4 +1,4 @@
-"""Checkpoints in files: the bits of training that never stopped, old or new whatever happens, no file believed."""
+"""Checkpoint files: training continues with the same bits, a kill leaves a whole file, and bad files are refused."""
 
 import contextlib
 import hashlib
@@ -20,7 +20,7 @@ from common import CLASSES, LAYOUTS, assert_same_bits, laid
 import fastopt
 from fastopt import _checkpoint
 
-# Every class, with the options that change what is kept.
+# Every class, with the options that change what a checkpoint contains.
 MAKERS = {
     "SGD": {},
     "SGD with momentum": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
@@ -55,7 +55,7 @@ def train(opt, params, steps):
 
 
 def everything(opt):
-    """All that a checkpoint is about, as bytes."""
+    """Everything that a checkpoint contains, as bytes."""
     state = [(key, name, np.asarray(value).tobytes()) for key, s in opt.state.items() for name, value in s.items()]
     groups = [{key: value for key, value in group.items() if key != "params"} for group in opt.param_groups]
     return [param.tobytes() for param in opt.params], state, groups
@@ -72,10 +72,10 @@ def trained(tmp_path):
     return opt, tmp_path / "checkpoint.npz", other
 
 
-# ---- What is kept. ----
+# ---- What a checkpoint contains. ----
 
 
-def test_every_class_is_among_them():
+def test_the_cases_cover_every_class():
     classes = {name for name in fastopt.__all__ if isinstance(getattr(fastopt, name), type)}
     assert {name.split()[0] for name in MAKERS} == classes - {"Optimizer", "ParamGroup"}
 
@@ -98,8 +98,8 @@ def test_training_goes_on_as_if_it_had_never_stopped(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_how_a_model_lies_in_memory_does_not_show_in_its_file(name, tmp_path):
-    """The same members for any layout; and training goes on in any other one."""
+def test_the_file_does_not_depend_on_the_layout_in_memory(name, tmp_path):
+    """The members are the same for any layout, and training continues with the parameters in another."""
     params = {"m": np.ones((2, 3, 4)), "s": np.full((5, 6), 0.5, np.float32), **arrays()}
     layouts = [*LAYOUTS]
     plain = make(name, {key: p.copy() for key, p in params.items()})
@@ -132,7 +132,7 @@ def test_how_a_model_lies_in_memory_does_not_show_in_its_file(name, tmp_path):
         assert everything(other) == everything(after)
 
 
-def test_without_parameters_they_are_left_alone(trained, tmp_path):
+def test_a_checkpoint_without_parameters_leaves_them_alone(trained, tmp_path):
     opt, path, other = trained
     before = [param.copy() for param in other.params]
     opt.save(tmp_path / "state.npz")
@@ -145,7 +145,7 @@ def test_without_parameters_they_are_left_alone(trained, tmp_path):
         other.load(tmp_path / "state.npz", params=True)
 
 
-def test_groups_and_steps_of_their_own(tmp_path):
+def test_groups_and_tensors_with_their_own_step_counts(tmp_path):
     def two():
         return fastopt.SGD([{"params": np.ones(3), "lr": 0.5}, {"params": [np.ones(2), np.ones(4)]}], momentum=0.9)
 
@@ -171,10 +171,10 @@ def test_keys_are_compared_where_they_can_be_kept(keys, tmp_path):
         other.load(tmp_path / "x.npz")
 
 
-# ---- The format, as its description has it. ----
+# ---- The format, as documented. ----
 
 
-def test_numpy_reads_it_without_pickles(trained):
+def test_numpy_reads_a_checkpoint_without_pickles(trained):
     opt, path, _ = trained
     with np.load(path, allow_pickle=False) as file:
         for i, (param, state) in enumerate(zip(opt.params, opt.state.values(), strict=True)):
@@ -191,7 +191,7 @@ def test_numpy_reads_it_without_pickles(trained):
     assert (group["lr"], group["betas"], group["amsgrad"]) == (0.1, [0.9, 0.999], True)
 
 
-def test_its_comment_is_the_digest_of_the_rest(trained):
+def test_the_zip_comment_is_the_digest_of_the_rest(trained):
     _, path, _ = trained
     data = path.read_bytes()
     assert data[-71:].decode() == "sha256:" + hashlib.sha256(data[:-71]).hexdigest()
@@ -204,7 +204,7 @@ def test_its_comment_is_the_digest_of_the_rest(trained):
 
 
 def refused(other, path, match, **options):
-    """The error of loading a file; nothing changes by it."""
+    """Loading this file raises a ValueError that matches, and changes nothing."""
     before = everything(other)
     with pytest.raises(ValueError, match=match) as error:
         other.load(path, **options)
@@ -249,7 +249,7 @@ def test_npz_files_of_others(trained, tmp_path):
     refused(trained[2], tmp_path / "other.npz", "is not a checkpoint of fastopt")
 
 
-def test_what_is_no_file(trained, tmp_path):
+def test_missing_files_folders_and_pipes(trained, tmp_path):
     _, _, other = trained
     with pytest.raises(FileNotFoundError, match="missing"):
         other.load(tmp_path / "missing.npz")
@@ -258,7 +258,7 @@ def test_what_is_no_file(trained, tmp_path):
     refused(other, tmp_path / "pipe", "is not a regular file")
 
 
-# ---- Files that were made to deceive: their digest is right. ----
+# ---- Forged files, whose digest is right. ----
 
 
 def sign(path):
@@ -267,7 +267,7 @@ def sign(path):
 
 
 def npy(array, **changes):
-    """An array as .npy, with some entries of the header changed."""
+    """The bytes of an array as a .npy file, with some entries of the header changed."""
     file = io.BytesIO()
     header = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
     np.lib.format.write_array_header_1_0(file, {**header, **changes})
@@ -334,7 +334,7 @@ GROUPS = {
 
 
 def forged_by(path, changes):
-    """The checkpoint with some members replaced, and the right digest."""
+    """A copy of the checkpoint with some members replaced and the digest made right."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     members.update(changes(members))
@@ -348,7 +348,7 @@ def forged_by(path, changes):
 
 
 def with_header(change):
-    """What replaces the header by one that a function of it returns."""
+    """Changes for `forged_by`: the header becomes what `change` returns of it."""
     return lambda members: {"fastopt.json": json.dumps(change(json.loads(members["fastopt.json"]))).encode()}
 
 
@@ -424,7 +424,7 @@ def test_a_bomb_takes_no_memory(trained):
 
 
 def test_arrays_of_the_other_byte_order_are_read(trained):
-    """As they come from a machine that has it."""
+    """Such arrays come from machines of the other byte order."""
     opt, path, other = trained
 
     def swapped(members):
@@ -446,7 +446,7 @@ def test_a_checkpoint_of_another_model(trained, tmp_path):
     refused(fastopt.AdamW(arrays()), path, "is of the rule 'adam', but the optimizer is of 'adamw'")
 
 
-# ---- Writing: the old file or the new one. ----
+# ---- Saving leaves the old file or the new one. ----
 
 
 def test_an_error_leaves_the_old_file(trained, monkeypatch, tmp_path):
@@ -469,8 +469,8 @@ def test_an_error_leaves_the_old_file(trained, monkeypatch, tmp_path):
         opt.save(tmp_path)
 
 
-def test_what_is_written_is_a_file_like_any_other(trained, tmp_path):
-    """Its permissions are those of the umask, and a link goes on to lead to it."""
+def test_permissions_and_links_of_a_saved_file(trained, tmp_path):
+    """The permissions follow the umask, and a symbolic link to the file still leads to it."""
     opt, _, _ = trained
     before = os.umask(0o027)
     try:
@@ -517,15 +517,15 @@ def test_kill_at_any_moment_leaves_the_old_file_or_the_new_one(tmp_path, tried):
         other.load(path, params=True)
         found.add(expected.index(everything(other)))
     assert found == {0, 1}
-    assert len(list(tmp_path.glob(".x.npz.*.tmp"))) > KILLS / 10  # so many were killed while they wrote
+    assert len(list(tmp_path.glob(".x.npz.*.tmp"))) > KILLS / 10  # how many were killed while they wrote
     tried(KILLS, "kills of a process that saves")
 
 
-# ---- Others at the same time. ----
+# ---- Saving and loading at a bad time. ----
 
 
-def test_neither_during_a_step_of_another_thread(trained, tmp_path):
-    """A step that takes a while, and what is tried meanwhile."""
+def test_no_saving_or_loading_during_a_step_of_another_thread(trained, tmp_path):
+    """While another thread takes long steps, saving and loading are errors or happen between two steps."""
     _, path, _ = trained
     p = np.ones(4_000_000)
     opt = fastopt.Adam(p, threads=1)
@@ -556,7 +556,7 @@ def test_neither_during_a_step_of_another_thread(trained, tmp_path):
         opt.load(tmp_path / "meanwhile.npz")
 
 
-def test_neither_inside_a_lookahead_block(tmp_path):
+def test_no_saving_or_loading_inside_a_lookahead_block(tmp_path):
     opt = fastopt.NAG(np.ones(3))
     opt.save(tmp_path / "x.npz")
     with opt.lookahead():

@@ -52,8 +52,8 @@ def test_copies_of_groups():
 
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
-def test_copies_are_of_what_was_bound(duplicate, grouped):
-    """Not of what the caller's mapping, list or group holds by now."""
+def test_copies_have_the_parameters_that_the_optimizer_was_made_with(duplicate, grouped):
+    """A copy ignores what the caller's mapping, list or group holds by now."""
     w, listed = {"a": np.ones(2), "b": np.ones(3)}, [np.ones(2)]
     groups = [{"params": w}, {"params": listed}]
     opt = fastopt.Adam(groups if grouped else w)

@@ -1,4 +1,4 @@
-"""Numbers at the edge: the largest step counts, betas next to 1, nothing to divide by, hosts that round otherwise."""
+"""Extreme numbers: the largest step counts, betas next to 1, division by zero, and hosts with other rounding modes."""
 
 import itertools
 import math
@@ -16,7 +16,7 @@ from fastopt._rules import RULES
 N = 37
 COUNTING = [rule for rule in RULES if "step" in RULES[rule].hypers]
 
-# The largest doubles in each range, also when they are rounded: just below the middle of two floats.
+# The largest doubles that are in range before and after rounding; for float32 just below the middle of two floats.
 LARGEST = {
     np.float32: {"lr": float.fromhex("0x1.fffffefffffffp127"), "betas": float.fromhex("0x1.fffffefffffffp-1")},
     np.float64: {"lr": np.finfo(np.float64).max, "betas": float(np.nextafter(1.0, 0.0))},
@@ -72,13 +72,13 @@ def test_betas_next_to_1_and_lr_0_and_the_largest(variant, dtype):
         if "momentum_buffer" in variant.states and not variant.options.get("nesterov"):
             changes["momentum"] = most
         found, _ = both(variant, dtype, arguments_of(variant, rng, **changes), p, [g, -g], states)
-        if lr == 0.0 and variant.rule not in ("momentum", "nag"):  # whose velocity goes on
+        if lr == 0.0 and variant.rule not in ("momentum", "nag"):  # their velocity still moves the parameters
             assert_same_bits(found, p, "lr 0 leaves the parameters alone")
 
 
 MAX, LAST = float(np.finfo(np.float64).max), float(np.nextafter(1.0, 0.0))
 BELOW_INFINITY = float.fromhex("0x1.ffffffp127")  # half way between the largest float32 and the next: rounds up
-# What each kind of hyperparameter may be, and numbers on both sides of each of its ends.
+# For each kind of hyperparameter a test of what is in range, and numbers at the ends of the range.
 RANGES = {
     "step": (lambda x: 1 <= x <= 2**53 and x == int(x), [1.0, 2.0, 2.0**53 - 1, 2.0**53]),
     "finite": (lambda x: -np.inf < x < np.inf, [-MAX, MAX, -BELOW_INFINITY, BELOW_INFINITY]),
@@ -94,7 +94,7 @@ KINDS |= dict.fromkeys(("lr", "lr_decay", "eps", "weight_decay"), "not negative"
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rule", RULES)
 def test_the_ends_of_every_range(rule, dtype):
-    """Accepted is what is in the range, and is still there when it is rounded to the dtype; to the last bit."""
+    """To the last bit: a number is accepted if it is in range both as it is and rounded to the dtype."""
     table = RULES[rule]
     good = {name: 1.0 if name in ("step", "grad_scale") else 0.5 for name in table.hypers}
     for name in table.hypers:
@@ -114,8 +114,8 @@ def test_the_ends_of_every_range(rule, dtype):
             assert found == accepted, (name, float(value).hex())
 
 
-def test_the_step_is_not_rounded():
-    """A number that float32 makes another one of is the number that it is."""
+def test_the_step_number_is_not_rounded_to_float32():
+    """A step number that float32 does not hold is used exactly."""
     for step in (2**24 + 1, 2**31 - 1, 2**53 - 1):
         p, g, m = (np.array([x], np.float32) for x in (1.0, 0.5, 0.0))
         kernels.adagrad(p, g, m, step=step, lr=1.0, lr_decay=0.5, eps=0.0)
@@ -123,8 +123,8 @@ def test_the_step_is_not_rounded():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_largest_are_the_largest(dtype):
-    """One bit more and they would leave their range when they are rounded."""
+def test_the_largest_lr_and_beta(dtype):
+    """The next larger double would leave the range when it is rounded, and is refused."""
     arrays = [np.ones(3, dtype) for _ in range(4)]
     for name, value in LARGEST[dtype].items():
         more = float(np.nextafter(value, np.inf)) if value < np.finfo(np.float64).max else float("inf")
@@ -149,8 +149,8 @@ def test_subnormal_numbers(variant, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("variant", [each for each in VARIANTS if "eps" in RULES[each.rule].hypers], ids=str)
-def test_nothing_to_divide_by(variant, dtype):
-    """eps 0 where all gradients were zero: 0/0 is NaN, as IEEE 754 and the docs have it; and 0 where eps is not."""
+def test_division_by_zero(variant, dtype):
+    """With eps 0, gradients of zero give 0/0, which is NaN by IEEE 754 and the docs; with eps > 0 they give 0."""
     p, g, *states = (np.zeros(N, dtype) for _ in range(2 + len(variant.states)))
     p[:] = 1
     rng = np.random.default_rng(3)
@@ -161,10 +161,10 @@ def test_nothing_to_divide_by(variant, dtype):
     assert_same_bits(found, p)
 
 
-# ---- A host that has set another mode. ----
+# ---- A host program that has set another floating-point mode. ----
 
-# Sets every mode in turn and steps with several threads, which begin in the first of them. It says what differs: the
-# mode after a call from that before it, and the bits of several threads from those of one.
+# Sets every mode in turn and steps on several threads, which start in the first mode. Prints an error where a call
+# changes the mode, and where several threads give other bits than one.
 MODES = r"""
 #include "fastopt.h"
 #include <stdio.h>
@@ -215,7 +215,7 @@ int main(void)
             printf("mode %x: the bits depend on the threads\n", modes[k]);
         if (k == 1)
             memcpy(first, m[0], sizeof first);
-        if (k == 0 || k == 2) /* that the modes make a difference at all */
+        if (k == 0 || k == 2) /* the modes must make a difference at all */
             printf("%d ", k && memcmp(first, m[0], sizeof first) != 0);
     }
     if (memcmp(first, m[0], sizeof first))
@@ -231,7 +231,7 @@ int main(void)
 )
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gcc", "clang"])
-def test_another_mode_is_left_as_it_was_and_the_same_in_all_threads(name, tmp_path):
+def test_the_floating_point_mode_is_kept_and_used_by_all_threads(name, tmp_path):
     cc = compiler(name)
     objects = build_core(cc, ["-O3"], tmp_path)
     (tmp_path / "modes.c").write_text(MODES, encoding="utf-8")

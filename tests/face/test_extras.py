@@ -1,4 +1,4 @@
-"""The extras of a step, each bit-equal to doing it separately, and the global norm on its own."""
+"""The extras of a step, each bit-equal to a separate operation; and the functions for the global norm."""
 
 import itertools
 import math
@@ -11,15 +11,15 @@ import fastopt
 from fastopt import reference
 from fastopt._rules import RULES
 
-# Within a vector, over several of the blocks between whose step and zeroing a gradient stays in the cache, and more
-# elements than are worth a thread.
+# "small" is about one vector, "blocks" takes several of the blocks after each of which the gradient is zeroed, and
+# "threads" is large enough for several threads.
 SIZES = {"small": [5, 1, 0, 17], "blocks": [2047, 2048, 2049, 6000, 3], "threads": [150_000, 7, 90_001]}
 every_size = pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 every_class = pytest.mark.parametrize("cls", CLASSES)
 
 
 def model(cls, sizes, seed=0, threads=None, **hypers):
-    """Parameters and gradients of both types, and an optimizer; the same for the same seed."""
+    """Parameters and gradients of both types, and an optimizer; equal seeds give equal ones."""
     rng = np.random.default_rng(seed)
     params, grads = ([random_tensor(rng, n, DTYPES[i % 2]) for i, n in enumerate(sizes)] for _ in range(2))
     return params, grads, cls(params, threads=threads, **hypers)
@@ -34,15 +34,15 @@ def assert_same_model(one, other):
             assert_same_bits(np.asarray(found[name]), np.asarray(value), name)
 
 
-# ---- A step with them. ----
+# ---- Steps with extras. ----
 
 
 @every_size
 @every_class
-def test_grad_scale_is_multiplying_before(cls, sizes):
+def test_grad_scale_equals_multiplying_before_the_step(cls, sizes):
     _, grads, opt = model(cls, sizes, weight_decay=0.01)
     _, _, expected = model(cls, sizes, weight_decay=0.01)
-    for scale in (1 / 3, -2.5, 0.0, 1e-50, 1e40):  # also those that float32 does not hold
+    for scale in (1 / 3, -2.5, 0.0, 1e-50, 1e40):  # some are beyond float32
         assert opt.step(grads, grad_scale=scale) is None
         with np.errstate(over="ignore"):
             expected.step([(scale * g.astype(np.float64)).astype(g.dtype) for g in grads])
@@ -51,7 +51,7 @@ def test_grad_scale_is_multiplying_before(cls, sizes):
 
 @every_size
 @every_class
-def test_zero_grad_is_zeroing_after(cls, sizes):
+def test_zero_grad_equals_zeroing_after_the_step(cls, sizes):
     _, grads, opt = model(cls, sizes)
     _, same, expected = model(cls, sizes)
     for _ in range(2):
@@ -65,7 +65,7 @@ def test_zero_grad_is_zeroing_after(cls, sizes):
 
 @every_size
 @every_class
-def test_max_norm_is_clipping_before(cls, sizes):
+def test_max_norm_equals_clipping_before_the_step(cls, sizes):
     _, grads, opt = model(cls, sizes)
     _, _, expected = model(cls, sizes)
     before = [g.copy() for g in grads]
@@ -81,8 +81,8 @@ def test_max_norm_is_clipping_before(cls, sizes):
 
 
 @every_class
-def test_all_together(cls):
-    """Scaled by 1/4 (which rounds nothing away), clipped, finite, zeroed."""
+def test_all_extras_together(cls):
+    """The gradients are scaled by 1/4 (which is exact), clipped, found to be finite, and zeroed."""
     sizes = SIZES["blocks"]
     _, grads, opt = model(cls, sizes)
     _, _, expected = model(cls, sizes)
@@ -128,7 +128,7 @@ def test_without_skip_a_nonfinite_norm_makes_everything_nan():
     assert opt.state[0]["step"] == 1
 
 
-def test_extras_when_bound():
+def test_extras_with_bound_gradients():
     _, grads, opt = model(fastopt.Adam, SIZES["blocks"])
     _, same, expected = model(fastopt.Adam, SIZES["blocks"])
     opt.bind(grads)
@@ -142,7 +142,7 @@ def test_extras_when_bound():
 
 
 def refused(opt, error, words, *arguments, **extras):
-    """The step is an error, and neither parameters, state, step count nor gradients have changed."""
+    """The step must raise this error and change neither parameters, state, step counts nor gradients."""
     grads = [g for g in (arguments[0] if arguments else []) if isinstance(g, np.ndarray)]
     before, kept = opt.state_dict(), [a.tobytes() for a in (*opt.params, *grads)]
     with pytest.raises(error) as caught:
@@ -168,7 +168,7 @@ def test_bad_extras():
     opt.step(grads)
     memory = np.ones(8)
     opt = fastopt.SGD([np.ones(5), np.ones(4), np.ones(0)])
-    opt.step([np.ones(5), np.ones(4), np.ones(0)], zero_grad=True)  # what was found of these holds for no others
+    opt.step([np.ones(5), np.ones(4), np.ones(0)], zero_grad=True)  # passed checks must not count for other gradients
     for overlapping in ([memory[:5], memory[4:], memory[2:2]], [memory[3:], memory[:4], memory[:0]]):
         refused(opt, ValueError, ["grads[1] shares memory with grads[0]", "zeroed"], overlapping, zero_grad=True)
         opt.step(overlapping)
@@ -183,7 +183,7 @@ def test_bad_extras():
     opt.step(zero_grad=True)
 
 
-# ---- The norm alone. ----
+# ---- The functions global_norm and clip_grad_norm. ----
 
 LENGTHS = [*range(70), 4095, 4096, 4097, 8192 + 5, 50_001]
 
@@ -199,7 +199,7 @@ def test_the_norm_of_every_length_and_alignment(dtype, isa):
 
 
 def cuts(x, rng):
-    """The elements of x, in order, as tensors: in one, in many small ones, with empty ones among them."""
+    """The elements of x, in order, cut into tensors in several ways: one, many small ones, some of them empty."""
     yield x
     yield [x[:1], x[1:1], x[1:]]
     yield np.array_split(x, 37)
@@ -210,7 +210,7 @@ def cuts(x, rng):
 @pytest.mark.parametrize("size", [1, 1000, 20_000, 700_001, 17_000_003])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_norm_depends_on_the_elements_alone(dtype, size, isa):
-    """Not on how they are cut into tensors, nor on threads; the last size is one whose strips are longer."""
+    """Neither the cuts into tensors nor the threads matter; the last size is so large that the strips are longer."""
     rng = np.random.default_rng(size)
     x = rng.standard_normal(size).astype(dtype)
     expected = reference.global_norm(x)
@@ -239,7 +239,7 @@ def test_the_norm_neither_overflows_nor_vanishes():
 
 
 @every_size
-def test_clipping_alone(sizes, isa):
+def test_clip_grad_norm(sizes, isa):
     for max_norm, threads in itertools.product((0.2, 2.5, 1e9, 0.0), (1, 2)):
         _, grads, _ = model(fastopt.SGD, sizes)
         expected = [g.copy() for g in grads]
@@ -251,7 +251,7 @@ def test_clipping_alone(sizes, isa):
 
 
 def test_the_reference_leaves_numpys_warnings_as_they_were():
-    """Also where its functions call each other."""
+    """Also where one of the reference's functions calls another."""
     before = np.geterr()
     reference.clip_grad_norm([np.array([np.inf])], 1.0)
     reference.Optimizer("lamb", [np.ones(2)]).step([np.full(2, np.inf)], max_norm=1.0)
@@ -304,5 +304,5 @@ def test_bad_input_of_the_norm():
                 call(bad)
 
 
-def test_every_rule_is_here():
+def test_the_classes_cover_every_rule():
     assert {cls.rule for cls in CLASSES} == set(RULES)

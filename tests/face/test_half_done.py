@@ -1,7 +1,7 @@
-"""Ctrl-C at any moment, memory refused to the compiled code at any allocation: all is done, or nothing was begun.
+"""Ctrl-C at any moment and failing allocations: an operation is done as a whole, or not at all.
 
-A timer interrupts each use hundreds of times, at moments spread over its duration. What the compiled code does is also
-tried with its first, its second, its third ... allocation refused, until it needs no more.
+A timer interrupts each operation hundreds of times, at moments spread over its duration. Operations of the compiled
+code are also tried with their first, second, third ... allocation refused, until they succeed.
 """
 
 import gc
@@ -21,7 +21,7 @@ import fastopt
 INTERRUPTS = 300
 SHAPES = [(), (5,), (0,), (2, 3), (17,)]
 
-# Files that Python's own code was about to open or close are closed later, and say so.
+# An interrupt may keep Python's own code from closing a file, which then gives a ResourceWarning later.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"),
     pytest.mark.skipif(
@@ -36,7 +36,7 @@ def interrupt(number, frame):
 
 
 def interrupted(act, check, tried):
-    """Runs something until it has been interrupted often enough."""
+    """Runs `act` until it has been interrupted often enough; `check` follows each run."""
     rng, took = random.Random(0), []
     for _ in range(20):
         start = time.perf_counter()
@@ -63,10 +63,10 @@ def interrupted(act, check, tried):
 
 
 def short_of_memory(act, check, tried):
-    """Runs something with each of its allocations refused in turn; returns how many there are."""
+    """Runs `act` with each of its allocations refused in turn, `check` after each; returns how many there are."""
     _testcapi = pytest.importorskip("_testcapi", reason="needs CPython's _testcapi: use a Python that has it")
     refused, first, well_since = 0, 0, 0
-    while well_since < 20:  # what is cached now and then makes the number of allocations differ
+    while well_since < 20:  # caches make the number of allocations differ from run to run
         error = None
         gc.disable()
         _testcapi.set_nomemory(first, first + 1)
@@ -104,15 +104,15 @@ def flat(seed):
 
 
 def picture(opt):
-    """All that an optimizer is, as it says itself."""
+    """Everything that defines an optimizer, from its own attributes."""
     states = opt.state_dict()["state"].values()
     state = [(name, np.asarray(value).tobytes()) for one in states for name, value in one.items()]
     groups = [[(key, value) for key, value in group.items() if key != "params"] for group in opt.param_groups]
     return [param.tobytes() for param in opt.params], state, groups
 
 
-def steps_as_it_says(opt):
-    """Takes a step, as another one does that is made anew from what it says of itself."""
+def steps_as_its_state_dict(opt):
+    """Takes a step, which must give the bits that a new optimizer gives from the same parameters and state_dict."""
     twin = type(opt)([{"params": [p.copy() for p in group["params"]]} for group in opt.param_groups])
     twin.load_state_dict(opt.state_dict())
     grads = tensors(99)
@@ -125,7 +125,7 @@ def steps_as_it_says(opt):
 @pytest.mark.parametrize("disturbed", [interrupted, short_of_memory])
 @pytest.mark.parametrize("bound", [False, True], ids=["given", "bound"])
 def test_a_step_is_of_all_tensors_or_of_none(tried, bound, disturbed):
-    """Tensors that started alike stay alike, and have taken the steps that are counted."""
+    """Tensors that started equal stay equal, and have taken as many steps as are counted."""
     params, grads = [[np.full(3, x) for _ in range(200)] for x in (1.0, 0.5)]
     one, alone = fastopt.Adam([np.full(3, 1.0)], lr=1e-3), {}
     opt = fastopt.Adam(params, lr=1e-3)
@@ -140,10 +140,10 @@ def test_a_step_is_of_all_tensors_or_of_none(tried, bound, disturbed):
         alone[count] = one.params[0].tobytes()
         assert {p.tobytes() for p in params} == {alone[count]}
 
-    assert not disturbed(opt.step if bound else lambda: opt.step(grads), check, tried)  # it allocates nothing
+    assert not disturbed(opt.step if bound else lambda: opt.step(grads), check, tried)  # no allocations
 
 
-def test_a_hyperparameter_is_that_of_all_groups_or_of_none(tried):
+def test_a_hyperparameter_is_set_in_all_groups_or_in_none(tried):
     opt = fastopt.SGD(tensors(0), lr=0.5)
     opt.step(tensors(1))
     values = {"lr": [0.5, 0.25], "momentum": [0.0, 0.9]}
@@ -155,13 +155,13 @@ def test_a_hyperparameter_is_that_of_all_groups_or_of_none(tried):
     def check():
         for name, choice in values.items():
             assert getattr(opt, name) in choice  # an AttributeError where the groups differ
-        steps_as_it_says(opt)
+        steps_as_its_state_dict(opt)
 
     interrupted(act, check, tried)
 
 
 def two_states(folder):
-    """An optimizer, and twice what it was: as files, as state_dicts and as pictures."""
+    """An optimizer, and two of its former states: as files, as state_dicts and as pictures."""
     opt, files, saved, pictures = fastopt.Adam(tensors(0), lr=0.5), [], [], []
     for k in range(2):
         opt.step(tensors(k))
@@ -182,7 +182,7 @@ def test_a_state_is_loaded_whole_or_not_at_all(tried, tmp_path):
         assert list(picture(opt)[1:]) in turns
 
     interrupted(lambda: opt.load_state_dict(next(turn)), check, tried)
-    steps_as_it_says(opt)
+    steps_as_its_state_dict(opt)
 
 
 def test_a_file_is_loaded_whole_or_not_at_all(tried, tmp_path):
@@ -193,7 +193,7 @@ def test_a_file_is_loaded_whole_or_not_at_all(tried, tmp_path):
         assert picture(opt) in pictures
 
     interrupted(lambda: opt.load(next(turn), params=True), check, tried)
-    steps_as_it_says(opt)
+    steps_as_its_state_dict(opt)
 
 
 def test_a_file_is_saved_whole_or_not_at_all(tried, tmp_path):
@@ -208,10 +208,10 @@ def test_a_file_is_saved_whole_or_not_at_all(tried, tmp_path):
         assert list(tmp_path.iterdir()) == [path]
 
     interrupted(lambda: opt.save(path, params=True), check, tried)
-    steps_as_it_says(opt)
+    steps_as_its_state_dict(opt)
 
 
-def test_the_arrays_come_back_from_a_lookahead(tried):
+def test_a_lookahead_restores_the_arrays(tried):
     opt = fastopt.NAG(tensors(0), momentum=0.9)
     opt.step(tensors(1))
     expected, away = picture(opt), []
@@ -226,11 +226,11 @@ def test_the_arrays_come_back_from_a_lookahead(tried):
     interrupted(act, check, tried)
     assert all(away)
     assert len(away) > 20  # also within the block
-    steps_as_it_says(opt)
+    steps_as_its_state_dict(opt)
 
 
 @pytest.mark.parametrize("disturbed", [interrupted, short_of_memory])
-def test_gradients_are_bound_or_not(tried, disturbed):
+def test_gradients_are_all_bound_or_none_is(tried, disturbed):
     opt = fastopt.SGD(list(flat(0)))
     ones, twos = flat(1), flat(2)
     opt.bind(ones)
@@ -260,15 +260,15 @@ def test_state_can_always_be_copied(tried):
 
 
 class Recorded(fastopt.Adam):
-    """Keeps what it loaded last."""
+    """Keeps the arguments of its last loading."""
 
     def _loading(self, *loaded):
         self._loaded = loaded
         return super()._loading(*loaded)
 
 
-def test_a_change_needs_its_memory_before_it_begins(tried, tmp_path):
-    """Hyperparameters, state buffers that come and go, step numbers and what is copied, as one change."""
+def test_a_change_allocates_its_memory_before_it_begins(tried, tmp_path):
+    """A change of hyperparameters, state buffers, step numbers and parameters is made as a whole."""
     opt, files, pictures, changes = Recorded(tensors(0), lr=0.5), [], [], []
     for k in range(2):
         opt.step(tensors(k))
@@ -285,10 +285,10 @@ def test_a_change_needs_its_memory_before_it_begins(tried, tmp_path):
         assert picture(opt) in pictures
 
     assert short_of_memory(lambda: opt._adopt(fastopt.Adam._loading(opt, *next(turn))), check, tried) > 2
-    steps_as_it_says(opt)
+    steps_as_its_state_dict(opt)
 
 
-def test_the_arrays_come_back_where_memory_is_short(tried):
+def test_a_lookahead_restores_the_arrays_where_memory_is_short(tried):
     opt = fastopt.NAG(tensors(0))
     expected = picture(opt)
 

@@ -1,4 +1,4 @@
-"""The choice of the instruction set, by the machine, by the environment and by call."""
+"""The choice of the instruction set: by the machine, by the environment, and by `use_isa`."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ def python(code, **environment):
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_widest_is_the_default():
+def test_the_widest_instruction_set_is_the_default():
     clean = {key: value for key, value in os.environ.items() if key != "FASTOPT_ISA"}
     code = "import fastopt; print(fastopt.isa(), fastopt.available_isas()[-1])"
     found = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
@@ -26,7 +26,7 @@ def test_the_widest_is_the_default():
 
 
 @pytest.mark.parametrize("name", ISAS)
-def test_the_environment_forces_one(name):
+def test_the_environment_chooses_the_instruction_set(name):
     found = python(
         "import fastopt; print(fastopt.isa(), fastopt.show_config('dicts')['instruction set'])", FASTOPT_ISA=name
     )
@@ -34,7 +34,7 @@ def test_the_environment_forces_one(name):
 
 
 @pytest.mark.parametrize("name", ["avx1024", "AVX2", "neon", " ", "baseline "])
-def test_a_wrong_environment_is_an_error_and_no_fallback(name):
+def test_a_wrong_name_in_the_environment_is_an_error(name):
     found = python("import fastopt; print('imported')", FASTOPT_ISA=name)
     assert found.returncode == 1
     assert "imported" not in found.stdout
@@ -42,12 +42,12 @@ def test_a_wrong_environment_is_an_error_and_no_fallback(name):
     assert "baseline" in found.stderr
 
 
-def test_an_empty_environment_is_none():
+def test_an_empty_environment_variable_is_ignored():
     assert python("import fastopt; print(fastopt.isa())", FASTOPT_ISA="").stdout.strip() == ISAS[-1]
 
 
 @pytest.mark.skipif(len(ISAS) == 3 or sys.platform != "linux", reason="this machine has every instruction set")
-def test_an_unsupported_one_is_an_error():
+def test_an_unsupported_instruction_set_in_the_environment_is_an_error():
     assert python("import fastopt", FASTOPT_ISA="avx512").returncode == 1
 
 

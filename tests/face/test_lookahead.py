@@ -1,4 +1,4 @@
-"""NAG's look-ahead: it comes back bit for bit, whatever happens in its block."""
+"""NAG's `lookahead` block restores the parameters bit for bit, whatever happens inside."""
 
 import copy
 import pickle
@@ -18,7 +18,7 @@ def nag(momentum=0.9):
     return w, opt
 
 
-def test_lookahead_comes_back_bit_for_bit():
+def test_lookahead_restores_the_parameters_bit_for_bit():
     w, opt = nag()
     before = {key: value.copy() for key, value in w.items()}
     with opt.lookahead() as nothing:
@@ -32,7 +32,7 @@ def test_lookahead_comes_back_bit_for_bit():
         assert_same_bits(value, before[key])
 
 
-def test_lookahead_comes_back_when_the_block_raises():
+def test_lookahead_restores_the_parameters_when_the_block_raises():
     w, opt = nag()
     before = {key: value.copy() for key, value in w.items()}
     moved = []
@@ -71,7 +71,7 @@ def test_lookahead_refuses_misuse():
 
 
 def test_lookahead_loses_no_step_of_another_thread():
-    """What it puts back is what the arrays held once no other thread could step any more."""
+    """The values that it restores are saved only once no other thread can step any more."""
 
     class Watched(fastopt.NAG):
         def _exclusive(self, reason=None, **how):

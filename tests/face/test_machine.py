@@ -1,8 +1,8 @@
-"""Any use of the optimizers, in any order, beside a model of them that the reference steps.
+"""Random sequences of uses of the optimizers, compared with a model that the reference steps.
 
-Parameters and gradients lie in memory in any way, and gradients are of any type that is taken. Hypothesis draws the
-uses: Python's own objects are compared with the model bit for bit after each of them, and after an error nothing may
-have changed. The suite runs the same sequences each time; `make fuzz` draws new ones and more.
+Parameters and gradients have any layout, and gradients any type that is taken. Hypothesis draws the uses. After each,
+the optimizers are compared with the model bit for bit, and after an error nothing may have changed. The suite runs the
+same sequences each time; `make fuzz` draws new and more ones.
 """
 
 import copy
@@ -36,7 +36,7 @@ from fastopt._rules import RULES
 
 EXAMPLES, FEW, STEPS = 150, 25, 25
 
-# In the suite always the same; the profile `fuzz`, which conftest.py registers, is random and has its own number.
+# The suite's sequences are always the same; the profile `fuzz` of conftest.py draws random ones, as many as it says.
 SUITE = settings(
     stateful_step_count=STEPS,
     derandomize=True,
@@ -91,11 +91,11 @@ def valid(name):
 
 
 class Mischief(Exception):
-    """What an object of the caller's own raises."""
+    """The error that an object of the caller's raises."""
 
 
 class Gradient:
-    """A gradient that does something when it is asked for its memory."""
+    """A gradient that calls `act` when it is asked for its memory."""
 
     def __init__(self, memory, act):
         self.memory, self.act = memory, act
@@ -113,7 +113,7 @@ def fail(*arguments, **keywords):
 
 
 class Failing:
-    """A gradient that cannot be asked for anything."""
+    """A gradient that raises an error when it is asked for anything."""
 
     __buffer__ = __dlpack__ = __dlpack_device__ = __array__ = __len__ = __iter__ = __float__ = fail
     __array_interface__ = property(fail)
@@ -124,7 +124,7 @@ class FailingList(list):
 
 
 class LongList(list):
-    """Says that it is longer than it is."""
+    """A list whose length is larger than the number of its items."""
 
     def __len__(self):
         return super().__len__() + 1
@@ -134,7 +134,7 @@ class LongList(list):
 
 
 class Model(reference.Optimizer):
-    """The reference's optimizer, in a form in which parameters may be given, and what its hyperparameters may be."""
+    """The reference's optimizer with its parameters in one of the structures, and the checks of hyperparameters."""
 
     def __init__(self, cls, form, arrays, sizes, hypers):
         self.cls, self.form, self.sizes = cls, form, sizes  # sizes: how many tensors each group has
@@ -160,7 +160,7 @@ class Model(reference.Optimizer):
         return tuple(leaves) if self.form == "tuple" else list(leaves)
 
     def refused(self, changes):
-        """What the error names if hyperparameters do not go together, or are beyond the type of a group."""
+        """What the error must name if the changed hyperparameters exclude each other or do not fit a group's type."""
         for k, change in changes.items():
             single = any(p.dtype == np.float32 for p in self.param_groups[k]["params"])
             if single and float(change.get("lr", 0)) > 1e38:
@@ -204,15 +204,15 @@ def tensors(like, seed, odd=False):
 
 
 def placed(arrays, seed):
-    """The same, each in a layout of its own."""
+    """Copies of the arrays, each in a layout of its own."""
     rng, names = np.random.default_rng(seed), [*LAYOUTS]
     return [laid(a, names[rng.integers(len(names))] if rng.integers(2) else "C") for a in arrays]
 
 
 def gradients(like, seed, odd=False, shared=True, dlpack=False):
-    """Gradients of any type, in any layout. `shared`: one element in memory may be many of the gradient."""
+    """Gradients of any type, in any layout. `shared`: several elements may share one place in memory."""
     rng = np.random.default_rng([seed, 1])
-    stored = [np.float16, *DTYPES] if dlpack else STORED  # which bfloat16 of NumPy is not for DLPack
+    stored = [np.float16, *DTYPES] if dlpack else STORED  # NumPy exports no bfloat16 by DLPack
     made = tensors([a if rng.integers(2) else a.astype(stored[rng.integers(len(stored))]) for a in like], seed, odd)
     made = placed(made, seed)
     for i, a in enumerate(made):
@@ -225,13 +225,13 @@ def gradients(like, seed, odd=False, shared=True, dlpack=False):
 
 
 class Machine(RuleBasedStateMachine):
-    compared = 0  # how often all was compared with the model
+    compared = 0  # how often the optimizers were compared with their models
 
     def __init__(self):
         super().__init__()
         self.pairs = []
         self.folder = tempfile.TemporaryDirectory()
-        self.kept = []  # arrays that were optimizers' own, with their bits: they outlive them
+        self.kept = []  # state arrays of deleted optimizers, with their bits
 
     @initialize(
         cls=st.sampled_from(CLASSES), others=st.lists(st.sampled_from(CLASSES), max_size=1), form=layouts,
@@ -246,7 +246,7 @@ class Machine(RuleBasedStateMachine):
         if form == "groups" and count > 1:
             first = 1 + cut % (count - 1)
             self.sizes = [first, count - first]
-            if seed % 2:  # one type a group, so that what one takes the other may refuse
+            if seed % 2:  # one type in each group, so that one group may refuse a number that another takes
                 self.like = [a.astype(np.float32 if i >= first else np.float64) for i, a in enumerate(self.like)]
         for k, one in enumerate([cls, cls, *others]):
             self.add(one, seed + k, data)
@@ -338,15 +338,15 @@ class Machine(RuleBasedStateMachine):
             doubles.astype(object), doubles.astype(bool),
         ][kind]  # fmt: skip
         if kind in (13, 15) and not good.size:
-            return  # no memory, nothing shared
+            return  # a tensor without elements shares no memory
         grads[place] = bad
         before = [g.tobytes() for g in grads if isinstance(g, np.ndarray)]
         use = pair.opt.bind if bind else lambda grads: pair.opt.step(grads, zero_grad=zero)
         with pytest.raises((TypeError, ValueError)) as caught:
-            use(pair.model.arranged(grads))  # it may also be one of the others that cannot be zeroed
+            use(pair.model.arranged(grads))  # the error may also be about another one, which cannot be zeroed
         assert type(caught.value) in (TypeError, ValueError)
         assert [g.tobytes() for g in grads if isinstance(g, np.ndarray)] == before
-        if pair.bound is not None:  # what was bound still is
+        if pair.bound is not None:  # the former binding is kept
             pair.opt.step()
             pair.model.step(pair.bound)
 
@@ -377,7 +377,7 @@ class Machine(RuleBasedStateMachine):
             whole.clear,
             lambda: whole.append(None),
             lambda: whole.__setitem__(len(whole) - 1, None),
-            lambda: whole.__setitem__(0, np.ones(99)),  # it has been read
+            lambda: whole.__setitem__(0, np.ones(99)),  # this item has already been read
             lambda: None,
         ][kind]
         whole[0] = Gradient(grads[0], act)
@@ -405,7 +405,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(which=which, seed=seeds)
     def two_steps_at_once(self, which, seed):
-        """Each is done or refused, as a whole."""
+        """Each of the two steps is done as a whole or refused."""
         pair = self.pair(which)
         grads = gradients(self.like, seed)
         whole = pair.model.arranged(grads)
@@ -434,7 +434,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(which=which, seed=seeds, elsewhere=st.booleans())
     def a_gradient_that_uses_the_optimizer(self, which, seed, elsewhere):
-        """While its memory is asked for, the step is under way: everything that changes something is refused."""
+        """A gradient is asked for its memory during the step, when everything that changes the optimizer is refused."""
         pair = self.pair(which)
         opt, grads, refused = pair.opt, gradients(self.like, seed, dlpack=True), []
         saved = opt.state_dict()
@@ -501,7 +501,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.sizes) > 1)
     @rule(which=which)
     def set_what_one_group_refuses(self, which):
-        """And all of them are as they were."""
+        """The change is refused, and all groups stay as they were."""
         pair = self.pair(which)
         changes = {k: {"lr": 1e39} for k in range(len(self.sizes))}
         if pair.model.refused(changes):
@@ -583,7 +583,7 @@ class Machine(RuleBasedStateMachine):
     def load_damaged(self, which, data):
         pair = self.pair(which)
         saved = pair.opt.state_dict()
-        for one in saved["param_groups"]:  # so that what is taken over too early shows
+        for one in saved["param_groups"]:  # so that a value that is set before the error is seen
             one["lr"] = 0.125
         for one in saved["state"].values():
             one.update({name: value + 1 for name, value in one.items()})
@@ -619,7 +619,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(which=which, data=st.data())
     def load_own_buffers(self, which, data):
-        """Live buffers, of one parameter in the place of another's or of each other."""
+        """Loads live state buffers, perhaps those of one parameter or buffer for another."""
         pair = self.pair(which)
         saved = pair.opt.state_dict()
         live = list(pair.opt.state.values())
@@ -651,12 +651,12 @@ class Machine(RuleBasedStateMachine):
         if len(self.pairs) > 4:
             self.pairs.pop(0)
 
-    # ---- What is deleted. ----
+    # ---- Deleting optimizers and bindings. ----
 
     @precondition(lambda self: len(self.pairs) > 1)
     @rule(which=which)
     def delete_optimizer(self, which):
-        """Its arrays and views of them stay."""
+        """The optimizer's arrays, and views of them, must stay valid."""
         pair = self.pairs.pop(which % len(self.pairs))
         for state in pair.opt.state.values():
             self.kept += [(a[...], a.tobytes()) for name, a in state.items() if name != "step"]
@@ -670,7 +670,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: any(pair.bound is not None for pair in self.pairs))
     @rule(which=which)
     def unbind(self, which):
-        """Nobody but the optimizer has the gradients that were bound; then nobody has."""
+        """A step with bound gradients that only the optimizer still refers to; then they are unbound."""
         pairs = [pair for pair in self.pairs if pair.bound is not None]
         pair = pairs[which % len(pairs)]
         grads, pair.bound = [g.copy() for g in pair.bound], None
@@ -745,7 +745,7 @@ def normal(chosen):
 
 
 def in_thread(work):
-    """Runs something in another thread to its end; its error is this one's."""
+    """Runs `work` in another thread, waits for it, and raises its error here."""
     errors = []
 
     def run():
@@ -762,7 +762,7 @@ def in_thread(work):
 
 
 @pytest.mark.parametrize("examples", [FEW, pytest.param(EXAMPLES, marks=pytest.mark.slow)])
-def test_any_use_in_any_order(examples, tried):
+def test_random_sequences_of_uses(examples, tried):
     profile = settings.get_current_profile_name()
     before = Machine.compared
     suite = settings(SUITE, max_examples=examples)
@@ -770,5 +770,5 @@ def test_any_use_in_any_order(examples, tried):
     tried(Machine.compared - before, "uses in any order, each compared with a model")
 
 
-def test_every_class_is_drawn():
+def test_the_classes_cover_every_rule():
     assert {cls.rule for cls in CLASSES} == set(RULES)

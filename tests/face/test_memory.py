@@ -1,4 +1,4 @@
-"""State memory: where it lies, how much of everything there is, and that a steady step allocates nothing."""
+"""Memory: where state lies, how much an optimizer needs besides, and that a steady step allocates nothing."""
 
 import gc
 import itertools
@@ -21,7 +21,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, which o
 
 
 def buffers(opt):
-    """The state arrays of an optimizer, in order, straight from where they are kept."""
+    """The state arrays of an optimizer, in order, from its internal lists."""
     return [buffer for slots in opt._buffers() for buffer in slots if buffer is not None]
 
 
@@ -45,7 +45,7 @@ def test_one_arena_on_cache_lines(cls):
     opt.step([np.ones_like(param) for param in params])
     state = opt.state[0]
     for name, buffer in zip(RULES[cls.rule].states, found, strict=False):
-        assert np.shares_memory(state[name], buffer)  # what is shown is the memory itself
+        assert np.shares_memory(state[name], buffer)  # `state` shows the memory itself, no copy
     assert any(buffer.any() for buffer in found)
 
 
@@ -56,7 +56,7 @@ def test_a_large_arena_begins_on_a_large_page():
 
 
 def flags_of(address):
-    """What the kernel says of the mapping that holds an address."""
+    """The flags that Linux reports for the mapping that holds an address."""
     inside = False
     for line in Path("/proc/self/smaps").read_text(encoding="ascii").splitlines():
         if header := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
@@ -68,16 +68,16 @@ def flags_of(address):
 
 @linux
 @pytest.mark.skipif(
-    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this kernel has no large pages to be asked for"
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this kernel has no transparent huge pages"
 )
-def test_large_pages_are_asked_for():
+def test_large_pages_are_requested_for_a_large_arena():
     opt = fastopt.Adam(np.zeros(1_000_000, np.float32))
     flags = flags_of(buffers(opt)[0].ctypes.data)
     assert "hg" in flags
     assert "sh" not in flags  # private: a forked child steps its own copy
 
 
-# A library that counts what the process asks the allocator for while it is told to.
+# A library that counts the process's calls of the allocator between counter_start() and counter_stop().
 COUNTER = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -137,7 +137,7 @@ print("steady")
 @pytest.mark.skipif(not Path("/lib").glob("*/libc.so.6"), reason="interposes glibc's allocator")
 @pytest.mark.skipif("FASTOPT_COVERAGE" in os.environ, reason="counting lines allocates: unset FASTOPT_COVERAGE")
 def test_a_steady_step_allocates_nothing(tmp_path):
-    """Neither the C core nor, with every object of its own from malloc, Python."""
+    """Neither the C core allocates nor Python, whose objects all come from malloc here."""
     source, library = tmp_path / "counter.c", tmp_path / "counter.so"
     source.write_text(COUNTER, encoding="utf-8")
     cc = (sysconfig.get_config_var("CC") or "cc").split()
@@ -152,11 +152,11 @@ import re
 import numpy as np
 import fastopt
 
-def resident(what):  # now (VmRSS) or at most so far (VmHWM); getrusage's peak is that of whoever started this, too
+def resident(what):  # VmRSS: now; VmHWM: the peak. getrusage's peak includes the parent process's
     return 1024 * int(re.search(what + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 
-warm = fastopt.Adam(np.ones(500_000, np.float32), threads=2)  # what a process has but once: code, workers
-slope = np.ones(500_000, np.float32)  # kept, like all of this, so that none of it can be used again
+warm = fastopt.Adam(np.ones(500_000, np.float32), threads=2)  # allocates what a process needs once: code, workers
+slope = np.ones(500_000, np.float32)  # kept, as is `warm`, so that none of its memory is used again
 warm.bind(slope)
 warm.step(slope, max_norm=1.0)
 warm.step(zero_grad=True)
@@ -175,15 +175,15 @@ print(resident("VmHWM") - before - needed)
 
 
 @linux
-def test_nothing_but_the_state_is_added():
-    """Parameters, gradients and state, and less than 1 MB besides."""
+def test_an_optimizer_needs_no_memory_but_its_state():
+    """The peak is that of parameters, gradients and state, and less than 1 MB besides."""
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     assert -1_000_000 < int(done.stdout) < 1_000_000
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_an_optimizer_that_nobody_uses_is_gone_at_once(cls):
-    """Without the collector of cycles, which may come late while state takes much memory."""
+def test_an_unreferenced_optimizer_is_freed_at_once(cls):
+    """It is no part of a cycle: the collector may run late, while the state takes much memory."""
     p = np.ones(4)
     gc.disable()
     try:

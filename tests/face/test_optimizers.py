@@ -105,8 +105,8 @@ def test_a_bad_value_for_one_group_changes_none():
 
 
 @every_class
-def test_each_number_counts_from_the_next_step_on(cls):
-    """Set by attribute or in a group, in a model of two types and two groups, it gives the reference's bits."""
+def test_a_changed_hyperparameter_takes_effect_at_the_next_step(cls):
+    """Each is set by attribute or in a group, in a model of two types and groups; the reference gives the bits."""
     rng, numbers = np.random.default_rng(11), RULES[cls.rule].numbers
     assert "lr" in numbers
     params = tensors(rng)
@@ -132,13 +132,13 @@ def test_each_number_counts_from_the_next_step_on(cls):
 
 
 @every_class
-def test_a_number_out_of_its_range_is_the_same_error_as_ever_and_changes_nothing(cls):
+def test_an_out_of_range_hyperparameter_is_one_error_everywhere_and_changes_nothing(cls):
     for name in RULES[cls.rule].numbers:
         opt = cls([{"params": np.ones(2)}, {"params": np.ones(2, np.float32)}])
         before = [dict(group) for group in opt.param_groups]
         for bad in (-1.0, -1, np.nan, float("inf"), 1e-60, 10**400):  # 1e-60 is fine for float64, and 0 for float32
             if bad == 1e-60 and name in ("dampening", "lr_decay"):
-                continue  # coefficients are made of them in float64
+                continue  # these two are used in float64
             with pytest.raises(ValueError, match=name) as caught:
                 cls([{"params": np.ones(2)}, {"params": np.ones(2, np.float32)}], **{name: bad})
             with pytest.raises(ValueError, match=name) as by_attribute:
@@ -171,7 +171,7 @@ def test_a_group_that_the_optimizer_does_not_have_cannot_be_made():
             fastopt.ParamGroup(other, index)
 
 
-def test_a_number_that_an_option_forbids_is_an_error():
+def test_a_hyperparameter_that_an_option_forbids_is_an_error():
     opt = fastopt.SGD(np.ones(2), momentum=0.5, nesterov=True)
     with pytest.raises(ValueError, match="nesterov needs momentum > 0 and dampening = 0"):
         opt.dampening = 0.5
@@ -182,7 +182,7 @@ def test_a_number_that_an_option_forbids_is_an_error():
     assert opt.lr == 0.25
 
 
-def test_numbers_are_not_set_while_another_thread_holds_the_optimizer():
+def test_hyperparameters_are_not_set_while_another_thread_holds_the_optimizer():
     opt = fastopt.NAG([{"params": np.ones(2)}, {"params": np.ones(2)}], lr=0.5)
     refused = []
 
@@ -204,7 +204,7 @@ def test_numbers_are_not_set_while_another_thread_holds_the_optimizer():
 
 
 @every_case
-def test_a_step_with_a_learning_rate_of_its_own(case):
+def test_a_step_with_lr_as_an_argument(case):
     cls, hypers = case
     rng = np.random.default_rng(12)
     params = tensors(rng)
@@ -223,7 +223,7 @@ def test_a_step_with_a_learning_rate_of_its_own(case):
         assert opt.state[0]["step"] == step + 1
 
 
-def test_buffers_are_made_when_a_change_calls_for_them():
+def test_buffers_are_made_when_a_change_needs_them():
     p = np.ones(4)
     rng = np.random.default_rng(0)
     opt, model = fastopt.RMSprop(p), model_of(fastopt.RMSprop, [p], {})
@@ -246,7 +246,7 @@ def test_buffers_are_made_when_a_change_calls_for_them():
 
 
 def test_two_threads_that_set_hyperparameters_do_not_mix_them():
-    """While one thread is at it, the other gets a RuntimeError: engine, groups and buffers stay of one mind."""
+    """While one thread sets them, the other gets a RuntimeError, so that engine, groups and buffers stay consistent."""
     opt, refused = fastopt.SGD(np.ones(3)), []
 
     class Slow:

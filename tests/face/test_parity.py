@@ -18,7 +18,7 @@ CANARY = 12345.0
 
 
 class Place:
-    """Memory that starts at a cache line, in which an array can be put at any offset among canaries."""
+    """Memory that starts at a cache line; an array can be put at any offset in it, with canaries around."""
 
     def __init__(self, dtype, room):
         size = np.dtype(dtype).itemsize
@@ -40,7 +40,7 @@ class Place:
 
 
 def histories(variant, dtype, count):
-    """A start, gradients and arguments for each step, and what the reference makes of them after each."""
+    """Starting values, gradients and arguments of each step, and the reference's results after each."""
     rng = np.random.default_rng([count, *map(ord, str(variant)), np.dtype(dtype).itemsize])
     start = [random_tensor(rng, count, dtype)] + [np.zeros(count, dtype) for _ in variant.states]
     grads = [random_tensor(rng, count, dtype) for _ in range(STEPS)]
@@ -58,14 +58,14 @@ def histories(variant, dtype, count):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_every_size_and_alignment(variant, dtype, isa, tried):
-    """0 to 4 vectors + 1 elements at every alignment, each buffer at one of its own."""
+    """From 0 elements to 4 vectors and 1 element, at every alignment, which differs between the buffers."""
     lanes = LINE // np.dtype(dtype).itemsize
     start, grads, arguments, after = histories(variant, dtype, 4 * lanes + 1)
     places = [Place(dtype, 5 * lanes) for _ in start]
     grad = Place(dtype, 5 * lanes)
     cases = 0
     for count, offset in itertools.product(range(4 * lanes + 2), range(lanes)):
-        if RULES[variant.rule].sums and offset == 0:  # each element has to do with all others
+        if RULES[variant.rule].sums and offset == 0:  # each element depends on all others
             start, grads, arguments, after = histories(variant, dtype, count)
         p, *states = (
             place.put(array[:count], (offset * (1 + 2 * k) + k) % lanes)
@@ -95,8 +95,8 @@ def test_large(variant, dtype, isa):
                 assert_same_bits(found, wanted.reshape(shape), str(shape))
 
 
-def test_bias_corrections_up_to_where_they_end():
-    """Powers of the betas from the first step to those that no longer change 1 - power, and into subnormal numbers."""
+def test_bias_corrections_at_all_magnitudes():
+    """Steps from the first to those at which a power of beta no longer changes 1 - power, or is subnormal."""
     for exponent in (0.01, 0.15, 0.5, 1.0, 1.28, 2.6, 5.1, 10.2, 20.3, 30.0, 41.0, 53.0, 54.0, 63.0, 64.0, 65.0, 600.0):
         beta = 2.0**-exponent
         last = int(70 / exponent) + 2
@@ -117,7 +117,7 @@ POSITIVE = st.one_of(st.floats(0, 10, width=32), st.floats(0, 2**127, width=32))
 ANY = {
     "lr": POSITIVE,
     "momentum": UNIT,
-    "dampening": st.one_of(st.floats(2**-149, 1), st.just(0.0)),  # what is not 0 must not round to 0 in float32
+    "dampening": st.one_of(st.floats(2**-149, 1), st.just(0.0)),  # a nonzero number must not round to 0 in float32
     "lr_decay": POSITIVE,
     "rho": UNIT,
     "alpha": UNIT,

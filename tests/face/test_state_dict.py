@@ -1,4 +1,4 @@
-"""A state_dict: it continues to the bit, state that is not in use is kept, and a damaged one changes nothing."""
+"""state_dict: training continues to the bit, unused state is kept, and loading a damaged one changes nothing."""
 
 import copy
 
@@ -12,7 +12,7 @@ from fastopt import reference
 
 
 @every_case
-def test_state_dict_continues(case):
+def test_training_continues_from_a_state_dict(case):
     cls, hypers = case
     rng = np.random.default_rng(8)
     start = tensors(rng)
@@ -32,7 +32,7 @@ def test_state_dict_continues(case):
         assert_same_bits(found, expected)
     assert repr(other) == repr(opt)
     assert_equal_dicts(other.state_dict(), opt.state_dict())
-    assert_equal_dicts(saved, kept)  # it was a copy: neither optimizer has touched it
+    assert_equal_dicts(saved, kept)  # `saved` is a copy: neither optimizer has changed it
     for i, p in enumerate(start):
         for name, value in saved["state"][i].items():
             if name != "step":
@@ -53,7 +53,7 @@ def damaged(change):
 
 
 class Replace:
-    """A damage: the value at a path of keys replaced, or deleted where no value is given."""
+    """Damages a state_dict: replaces the value at a path of keys, or deletes it where no value is given."""
 
     def __init__(self, *path, **value):
         self.path, self.value = path, value
@@ -121,7 +121,7 @@ def test_a_state_dict_must_be_a_mapping():
         adam_with_state().load_state_dict([])
 
 
-def test_a_checkpoint_of_the_other_form_of_nag_is_refused():
+def test_a_state_dict_of_the_other_form_of_nag_is_refused():
     textbook, shifted = fastopt.NAG(np.ones(3)), fastopt.NAG(np.ones(3), at_lookahead=True)
     with pytest.raises(ValueError, match="at_lookahead"):
         textbook.load_state_dict(shifted.state_dict())
@@ -129,7 +129,7 @@ def test_a_checkpoint_of_the_other_form_of_nag_is_refused():
         textbook.at_lookahead = True
 
 
-def test_parameters_without_state_start_anew():
+def test_parameters_without_saved_state_start_at_step_0():
     opt = adam_with_state()
     saved = opt.state_dict()
     del saved["state"][1]
@@ -179,8 +179,8 @@ IDLE = [(fastopt.SGD, {"momentum": 0.0}), (fastopt.RMSprop, {"momentum": 0.0, "c
 
 
 @pytest.mark.parametrize(("cls", "off"), [*IDLE, (fastopt.Adam, {"amsgrad": False})])
-def test_state_that_is_not_in_use_is_saved_and_loaded(cls, off):
-    """A hyperparameter that calls for it again finds it as it was, and finds nothing where nothing was saved."""
+def test_unused_state_is_saved_and_loaded(cls, off):
+    """A hyperparameter that needs the state again finds it as it was, or new where none was saved."""
     on = {"momentum": 0.9, "centered": True, "amsgrad": True}
     p = np.ones(4)
     opt = cls(p, **{name: on[name] for name in off})
@@ -215,7 +215,7 @@ def test_state_that_is_not_in_use_is_saved_and_loaded(cls, off):
         assert_same_bits(pair[0].params[0], pair[1].params[0])
 
 
-def test_a_momentum_that_came_and_went_before_the_first_step_leaves_nothing():
+def test_a_momentum_set_and_reset_before_the_first_step_leaves_no_state():
     one, other = (fastopt.SGD(np.ones(3), momentum=momentum, dampening=0.5) for momentum in (0.9, 0.0))
     for momentum in (0.0, 0.9):
         one.momentum = other.momentum = momentum
@@ -227,7 +227,7 @@ def test_a_momentum_that_came_and_went_before_the_first_step_leaves_nothing():
 
 
 def test_loading_from_the_optimizers_own_buffers():
-    """They may be given in another order: each is read before it is written."""
+    """The buffers may be given in another order: all are read before any is written."""
     opt = adam_with_state()
     opt.state["b"]["exp_avg_sq"][:] = 0.25
     saved, groups = opt.state_dict(), opt.state_dict()["param_groups"]

@@ -1,4 +1,4 @@
-"""Threads change how fast a step is and nothing else: bits, forks, other threads, other libraries, the exit."""
+"""Threads: the same bits on any number, forks, other threads of the program, other libraries, and the exit."""
 
 import itertools
 import multiprocessing
@@ -47,7 +47,7 @@ def python(code, timeout=60, **environment):
     )
 
 
-# What Python that is started here needs to import this file and what it imports.
+# PYTHONPATH for processes that are started here, which import this file and the modules that it imports.
 PATHS = os.pathsep.join(map(str, [ROOT / "tests", Path(__file__).parent]))
 
 # ---- The same bits. ----
@@ -63,8 +63,8 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if not any(v.options.values())], ids=str)
-def test_any_cut_gives_the_bits_of_the_reference(variant, name):
-    """Any number of threads, more than there are cores too, and steps that find the pool asleep or awake."""
+def test_any_number_of_threads_gives_the_bits_of_the_reference(variant, name):
+    """Also more threads than cores, and steps that find the workers asleep or awake."""
     cls = next(cls for cls in CLASSES if cls.rule == variant.rule)
     hypers = calling_for(variant.rule, variant.states)
     rng = np.random.default_rng(len(name))
@@ -82,7 +82,7 @@ def test_any_cut_gives_the_bits_of_the_reference(variant, name):
         assert_same_as_reference(opt, expected)
 
 
-def test_groups_and_steps_of_their_own_are_cut_too():
+def test_groups_with_their_own_step_counts_give_the_same_bits_on_any_number_of_threads():
     rng = np.random.default_rng(1)
     start = [rng.standard_normal(n).astype(np.float32) for n in (200_000, 5, 300_000, 100_003)]
     grads = [rng.standard_normal(p.size).astype(np.float32) for p in start]
@@ -105,7 +105,7 @@ def test_groups_and_steps_of_their_own_are_cut_too():
         assert_same_bits(found, expected)
 
 
-# ---- How many. ----
+# ---- The number of threads. ----
 
 
 def test_the_number_of_threads():
@@ -133,7 +133,7 @@ def test_the_number_of_threads():
 COUNT = "import fastopt; print(fastopt.get_num_threads())"
 
 
-def test_the_default_is_the_cores_that_may_be_used():
+def test_the_default_is_the_number_of_usable_cores():
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())
     quota = min(cgroup_quotas(), default=len(allowed))
     assert int(python(COUNT).stdout) == max(1, min(len(allowed), int(-(-quota // 1))))
@@ -142,7 +142,7 @@ def test_the_default_is_the_cores_that_may_be_used():
         assert int(python(one).stdout) == 1
 
 
-def test_the_environment_says_how_many():
+def test_the_environment_sets_the_number_of_threads():
     for text, threads in (("1", 1), ("5", 5), ("", None), ("1000", 256)):
         found = python(f"{COUNT}; fastopt.set_num_threads(2); fastopt.set_num_threads(None); {COUNT}",
                        FASTOPT_NUM_THREADS=text)  # fmt: skip
@@ -237,9 +237,9 @@ def after_steps(count, seed=0):
 
 
 def child_steps(step, p, expected):
-    """Forks; the child takes a step and leaves with 0 if it has the expected bits."""
+    """Forks; the child takes a step and exits with 0 if `p` then has the expected bits."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that the process has threads is the point
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python warns that the process has threads, as is intended
         child = os.fork()
     if child == 0:
         code = 1
@@ -291,7 +291,7 @@ FORKS = 500
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.slow
 def test_fork_while_another_thread_steps(tried):
-    """The child steps another optimizer: the pool that a thread had which is not there any more is free."""
+    """The child can step: the pool is free, although the thread that used it does not exist in the child."""
     p, g, opt = model(seed=1)
     mine, slope, other = model(seed=2)
     other.step(slope)
@@ -318,8 +318,8 @@ def test_fork_while_another_thread_steps(tried):
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts the process's threads in /proc")
 @pytest.mark.parametrize("busy", [False, True])
-def test_a_child_starts_workers_of_its_own_and_ends_like_any_process(busy):
-    """Also when it is forked while another thread has the pool."""
+def test_a_child_starts_its_own_workers_and_exits(busy):
+    """Also when the child is forked while another thread uses the pool."""
     code = f"""
 import os, sys, threading, common
 p, g, opt = common.model()
@@ -343,7 +343,7 @@ for turn in range(10):
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_multiprocessing(method):
-    three_steps(0)  # so that workers are there to be forgotten
+    three_steps(0)  # starts workers, which a forked child does not have
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         with multiprocessing.get_context(method).Pool(2) as pool:
@@ -351,11 +351,11 @@ def test_multiprocessing(method):
     assert found == [after_steps(3, 1), after_steps(3, 2)]
 
 
-# ---- Beside others. ----
+# ---- Several Python threads, and the exit. ----
 
 
 def test_several_python_threads_step_their_own_optimizers():
-    """One of them has the pool at a time, and the others do not wait for it."""
+    """One of them uses the pool at a time, and the others do not wait for it."""
     results, errors = {}, []
 
     def run(seed):
@@ -374,7 +374,7 @@ def test_several_python_threads_step_their_own_optimizers():
 
 
 def test_many_short_jobs_between_naps():
-    """Workers that are asleep, about to sleep, or still looking all find every job once, or none is missed."""
+    """Whether workers are asleep, about to sleep or spinning, no part of a job is lost or done twice."""
     rng = np.random.default_rng(0)
     g = rng.standard_normal(300_000).astype(np.float32)
     expected = fastopt.global_norm(g, threads=1)
@@ -387,7 +387,7 @@ def test_many_short_jobs_between_naps():
 @pytest.mark.parametrize("ending", ["", "sys.exit(3)", "raise SystemExit(3)", "1/0", "os._exit(3)"])
 @pytest.mark.parametrize("daemon", [False, True])
 def test_the_process_ends(ending, daemon):
-    """With workers asleep, and with a thread in the middle of a step that nobody waits for."""
+    """The process exits while workers sleep, and while a daemon thread is in the middle of a step."""
     code = f"""
 import os, sys, threading, time
 import numpy as np, fastopt
@@ -411,7 +411,7 @@ if {daemon}:
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads the masks of the threads in /proc")
 def test_workers_leave_signals_to_the_program():
-    """All but those that tell of a fault of the worker itself."""
+    """Workers block all signals but those for faults of their own."""
     code = f"""
 import os, signal, numpy as np, fastopt
 def tasks(): return set(os.listdir("/proc/self/task"))
@@ -431,6 +431,6 @@ print("left")
     assert found.stdout.strip() == "left", found.stderr
 
 
-def test_the_combinations_cover_every_rule():
+def test_the_cases_cover_every_rule():
     assert {cls.rule for cls in CLASSES} == set(RULES)
     assert len(list(itertools.chain.from_iterable(MODELS.values()))) > 400

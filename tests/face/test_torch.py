@@ -1,4 +1,4 @@
-"""The optimizers against their namesakes in torch.optim, and checkpoints that go from one to the other."""
+"""The optimizers against their namesakes in torch.optim, and state_dicts that go from one library to the other."""
 
 import itertools
 
@@ -93,7 +93,7 @@ class Ours:
 
 
 def tensors(saved):
-    """A state_dict of ours as torch wants it: tensors for arrays."""
+    """A state_dict of fastopt as torch needs it: with tensors for arrays."""
     return {
         "state": {
             i: {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in state.items()}
@@ -126,7 +126,7 @@ def test_same_as_torch(case, dtype):
 
 @pytest.mark.parametrize("first", [Ours, Torch])
 @pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_a_checkpoint_continues_in_the_other(case, first):
+def test_a_state_dict_continues_in_the_other_library(case, first):
     name, hypers = case
     dtype = np.float64
     start, grads = start_and_grads(dtype, 30)
@@ -141,7 +141,7 @@ def test_a_checkpoint_continues_in_the_other(case, first):
         other.step(g)
     close(one.arrays(), other.arrays(), dtype)
 
-    # And back again: what the other saved continues in the first.
+    # And back again: the state_dict of the second continues in the first.
     saved = other.opt.state_dict()
     one.opt.load_state_dict(saved if first is Ours else tensors(saved))
     for g in grads:
@@ -151,7 +151,7 @@ def test_a_checkpoint_continues_in_the_other(case, first):
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_a_checkpoint_from_before_the_first_step(case):
+def test_a_state_dict_from_before_the_first_step(case):
     name, hypers = case
     start, grads = start_and_grads(np.float64, 10)
     ours, theirs = Ours(name, start, hypers), Torch(name, start, hypers)
@@ -166,7 +166,7 @@ def test_a_checkpoint_from_before_the_first_step(case):
 
 
 def test_momentum_switched_on_later():
-    """The first step with a buffer is b = g also when it is not the first step; and with dampening one sees it."""
+    """The first step with a buffer sets b = g, even if it is a later step; dampening makes the difference visible."""
     start, grads = start_and_grads(np.float64, 20)
     hypers = {"lr": 0.05, "momentum": 0.0, "dampening": 0.4}
     ours, theirs = Ours("SGD", start, hypers), Torch("SGD", start, hypers)
@@ -179,8 +179,8 @@ def test_momentum_switched_on_later():
     close(ours.arrays(), theirs.arrays(), np.float64)
 
 
-def test_torch_gives_nan_where_the_clamp_holds():
-    """The known difference: a centered variance that rounding makes negative."""
+def test_torch_gives_nan_where_fastopt_clamps_the_variance():
+    """The known difference from torch: rounding makes a centered variance negative."""
     grad = np.full(1000, 0.1, np.float32) + np.linspace(0, 1e-6, 1000, dtype=np.float32)
     start = [np.ones(1000, np.float32)]
     hypers = {"lr": 1e-3, "alpha": 0.5, "eps": 1e-8, "centered": True}
@@ -215,7 +215,7 @@ def test_tensors_are_stepped_where_they_are():
             assert tensor.detach().numpy().tobytes() == array.tobytes()
             assert not tensor.grad.any()
     ours.bind([tensor.grad for tensor in tensors])
-    sum((tensor**2).sum() for tensor in tensors).backward()  # into the gradients that are bound
+    sum((tensor**2).sum() for tensor in tensors).backward()  # writes to the bound gradients
     grads = [tensor.grad.numpy().copy() for tensor in tensors]
     ours.step()
     expected.step(grads)
@@ -224,7 +224,7 @@ def test_tensors_are_stepped_where_they_are():
 
 
 def test_threads_beside_those_of_torch():
-    """Each brings a pool of its own; they take turns in one loop, and torch's does not change what ours computes."""
+    """Both libraries have their own pool; in one loop, torch's threads do not change fastopt's bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -244,7 +244,7 @@ def test_threads_beside_those_of_torch():
 
 
 @pytest.mark.parametrize("max_norm", [0.5, 1e6])
-def test_clipping_is_torchs(max_norm):
+def test_clipping_gives_the_same_numbers_as_torch(max_norm):
     rng = np.random.default_rng(6)
     grads = [rng.normal(size=shape) for shape in SHAPES]
     theirs = [torch.nn.Parameter(torch.zeros(shape, dtype=torch.float64)) for shape in SHAPES]

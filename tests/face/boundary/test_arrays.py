@@ -1,4 +1,4 @@
-"""Arrays that may not be stepped: the error, what it names, and that nothing was written; and those that may."""
+"""Which arrays are refused, with an error that names the argument and nothing written; and which are stepped."""
 
 import array
 import contextlib
@@ -51,8 +51,8 @@ def test_wrong_dtype(kernel, engine, bad):
 
 
 @pytest.mark.parametrize("stored", ONLY_STORED.values(), ids=ONLY_STORED)
-def test_parameters_and_state_are_not_half_as_wide(kernel, engine, stored):
-    """Gradients may be."""
+def test_parameters_and_state_of_16_bits_are_refused(kernel, engine, stored):
+    """Gradients may have 16 bits."""
     for name in kernel.written:
         kernel.refuses(TypeError, [name, f"dtype {stored.dtype}", "takes float32 and float64"], **{name: stored})
     with raising(TypeError, "params[0]", "dtype", "takes float32 and float64 in"):
@@ -98,7 +98,7 @@ def test_read_only(kernel, engine):
         type(engine.opt)(locked)
 
 
-def test_a_read_only_gradient_will_do(kernel, engine):
+def test_a_read_only_gradient_is_taken(kernel, engine):
     g = kernel.buffers["g"]
     g.flags.writeable = False
     before = kernel.buffers["p"].copy()
@@ -115,7 +115,7 @@ NO_BUFFERS = {"None": None, "list": [1.0] * N, "float": 1.0, "str": "abc", "obje
 
 
 @pytest.mark.parametrize("bad", NO_BUFFERS.values(), ids=NO_BUFFERS)
-def test_no_buffer(kernel, engine, bad):
+def test_objects_without_a_buffer(kernel, engine, bad):
     for name in kernel.buffers:
         if bad is not None or name in ("p", "g", *needed_states(kernel)):
             kernel.refuses(TypeError, [name, "None" if bad is None else type(bad).__name__], **{name: bad})
@@ -164,7 +164,7 @@ def test_wrong_shape(kernel, engine, shape):
     engine.refuses(ValueError, [f"shape {shape}", "params[1]"], np.ones(shape))
 
 
-# N elements of which some are in one place: the whole array, neighbours, and rows that reach into the next one.
+# Arrays of N elements of which several share one place: all of them, neighbours, or rows that overlap the next row.
 SHARED = {
     "stride 0": ((N,), (0,)),
     "shifted": ((N // 2, 2), (1, 1)),
@@ -182,7 +182,7 @@ def shared(name, dtype):
 
 @pytest.mark.parametrize("name", SHARED)
 def test_several_elements_in_one_place(kernel, engine, name):
-    """What is written needs a place for each element; what is only read does not."""
+    """In an array that is written, each element needs its own place; in a gradient that is only read, it does not."""
     words = [
         "has several elements at one address (shape",
         "strides",
@@ -214,16 +214,16 @@ def test_several_elements_in_one_place(kernel, engine, name):
         assert fastopt.global_norm(grad) == fastopt.reference.global_norm(np.array(grad))
 
 
-def test_many_elements_in_one_place_are_not_counted():
-    """Whatever their number, it takes neither time nor memory to say so."""
+def test_huge_arrays_of_stride_0_are_refused_at_once():
+    """The error takes neither time nor memory, however many elements share one place."""
     for shape, strides in [((10**15,), (0,)), ((10**9, 10**9), (0, 0)), ((10**12, 2), (0, 8)), ((2, 10**12), (16, 0))]:
         bad = np.lib.stride_tricks.as_strided(np.ones(4), shape, strides)
         with raising(ValueError, "params has several elements at one address"):
             fastopt.SGD(bad)
 
 
-def test_each_element_in_a_place_of_its_own_will_do(kernel):
-    """However they lie in each other's gaps; and no copy is advised to anybody."""
+def test_strided_parameters_without_overlap_are_stepped_in_place(kernel):
+    """Whatever the order and the gaps of the elements, as long as each has its own place."""
     for shape, steps in [
         ((2, 3), (1, 2)),
         ((3, 2), (2, 1)),
@@ -275,12 +275,12 @@ def test_overlap_within_a_tensor(kernel):
         for other in kernel.buffers.keys() - {one}:
             kernel.refuses(ValueError, ["shares memory with"], **{one: kernel.buffers[other]})
             memory = np.arange(2.0 * N, dtype=np.float32)
-            for shift in (1, N - 1):  # by all but one element, and by one
+            for shift in (1, N - 1):  # overlaps of all elements but one, and of one
                 pair = {one: memory[:N], other: memory[shift : shift + N]}
                 kernel.refuses(ValueError, ["shares memory with"], **pair)
 
 
-def test_neighbours_do_not_overlap(kernel):
+def test_adjacent_arrays_do_not_overlap(kernel):
     count = len(kernel.buffers)
     memory = np.ones(count * N, np.float32)
     p, g, *states = (memory[k * N : (k + 1) * N] for k in range(count))
@@ -340,12 +340,12 @@ def test_gradients_follow_ieee_rules(kernel, value):
     for name in kernel.written:
         assert_same_bits(kernel.buffers[name], expected[name], name)
     assert not np.isfinite(kernel.buffers["p"][2]) or np.isinf(value)
-    if not RULES[kernel.variant.rule].sums:  # of which one number comes for all elements
+    if not RULES[kernel.variant.rule].sums:  # in a rule with sums, one element changes all others
         assert np.isfinite(np.delete(kernel.buffers["p"], 2)).all()
 
 
 def available_memory():
-    """Bytes that can be had without swapping: on Linux, page cache that can be dropped is among them."""
+    """Bytes that can be allocated without swapping; on Linux they include page cache that can be dropped."""
     with contextlib.suppress(OSError):
         meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         return int(meminfo["MemAvailable"].split()[0]) * 1024

@@ -1,4 +1,4 @@
-"""Several threads at one optimizer, forked children, and memory that must stay: an error, or no harm."""
+"""Several threads that use one optimizer, forked children, and arrays whose memory must stay: an error, or no harm."""
 
 import os
 import threading
@@ -15,7 +15,7 @@ from fastopt._rules import RULES
 
 @pytest.mark.parametrize("rule", RULES)
 def test_kernels_release_the_gil(rule):
-    """This thread sees the first element updated and the last one not yet: it runs in the middle of the loop."""
+    """This thread runs while the loop does: it sees the first element updated when the last one is not yet."""
     variant = next(variant for variant in VARIANTS if variant.rule == rule)
     count = 8_000_000
     buffers = [np.full(count, 0.5, np.float32) for _ in range(2 + len(variant.states))]
@@ -73,7 +73,7 @@ def test_two_threads_on_one_optimizer():
     assert (p == expected[0]).all()
 
 
-def test_hyperparameters_cannot_change_under_a_step():
+def test_hyperparameters_cannot_change_during_a_step_of_another_thread():
     count = 4_000_000
     opt = fastopt.Adam(np.ones(count))
     grad = np.ones(count)
@@ -94,7 +94,7 @@ def test_hyperparameters_cannot_change_under_a_step():
     assert saved["state"][0]["step"] == 0
 
 
-def test_nothing_is_loaded_under_a_step():
+def test_nothing_is_loaded_during_a_step_of_another_thread():
     p = tensor()
     opt = fastopt.Adam(p)
     opt.step(tensor())

@@ -1,4 +1,4 @@
-"""Objects whose own code fails, and what has no end: the errors are those that are promised."""
+"""Objects whose own code fails, and endless iterables: the errors have the promised types and words."""
 
 import copy
 import re
@@ -12,7 +12,7 @@ import fastopt
 
 
 class Raising:
-    """An object whose own code fails, in whichever way it is asked what it is."""
+    """An object that raises an error of its own from every method by which an array or number is read."""
 
     def fail(self, *args, **kwargs):
         return 1 / 0
@@ -25,14 +25,14 @@ class Raising:
 
 
 class Pretending:
-    """An array, if one asks it, and nothing of one."""
+    """An object that claims to be an array by its class, and has nothing else of one."""
 
     __class__ = property(lambda self: np.ndarray)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_errors_of_numbers_are_those_that_are_promised(cls):
-    """Not OverflowError, not what a value's own code raises, nothing that is as long as the value."""
+def test_bad_numbers_raise_the_promised_errors(cls):
+    """Neither an OverflowError nor an error of the value's own code, and no message as long as a huge value."""
     p, g = tensor(), tensor()
     opt = cls(p)
     too_large, huge = 10**400, 10**5000  # the digits of the second are more than Python is willing to show
@@ -96,7 +96,7 @@ def test_errors_of_numbers_are_those_that_are_promised(cls):
             opt.load_state_dict(damaged)
 
 
-def test_errors_of_buffers_are_those_that_are_promised():
+def test_bad_buffers_raise_the_promised_errors():
     p = tensor()
     opt = fastopt.Adam([p])
     opt.step([tensor()])
@@ -130,8 +130,8 @@ def test_errors_of_buffers_are_those_that_are_promised():
 
 
 @pytest.mark.parametrize("endless", [lambda: iter(int, 1), lambda: range(10**15)], ids=["iterator", "range"])
-def test_what_has_no_end_is_an_error(endless):
-    """And is not read to where the memory ends."""
+def test_endless_iterables_are_refused(endless):
+    """They are not read until the memory is full."""
     p = tensor()
     opt, two = fastopt.Adam([p]), fastopt.Adam({"w": tensor()})
     saved, of_two = opt.state_dict(), two.state_dict()

@@ -1,4 +1,4 @@
-"""Hyperparameters out of their range or of no number: the error, what it names, and that nothing was written."""
+"""Hyperparameters that are out of range or no numbers: the error, what it names, and that nothing was written."""
 
 import math
 
@@ -36,7 +36,8 @@ ONLY_IN_FLOAT32 = {  # in range as float64, out of it once rounded
     "eps": 1e39,
     "weight_decay": 1e39,
 }
-# Not 0, and 0 in float32. The step is exact, and the factor of the gradients is applied in float64.
+# A number that float32 rounds to 0 is refused, except for the step, which is exact, and the factor of the gradients,
+# which is applied in float64.
 ROUND_TO_0 = dict.fromkeys(OUT_OF_RANGE.keys() - {"step", "grad_scale"}, (1e-46, 2.0**-150, 5e-324))
 
 
@@ -129,8 +130,8 @@ def test_a_float64_group_takes_what_a_float32_group_cannot():
     assert opt.param_groups[0]["betas"] == (0.9, 0.999)
 
 
-def test_a_factor_beyond_float32_is_a_factor():
-    """The product is formed in float64: what the factor is as float32 has no say."""
+def test_a_grad_scale_beyond_float32_is_applied():
+    """The product is formed in float64, so the factor need not fit float32."""
     for scale, slope in ((1e39, 1e-39), (-1e60, 1e-45), (1e-46, 3e38), (2.0**-200, 1.0), (1.7976931348623157e308, 0.0)):
         p, g = np.zeros(N, np.float32), np.full(N, slope, np.float32)
         expected = np.float32(-(scale * float(g[0])))

@@ -1,4 +1,4 @@
-"""The structures in which parameters and gradients come: the error, what it names, and that nothing was written."""
+"""Wrong structures of parameters and gradients: the error, what it names, and that nothing was written."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Nothing is copied whole, and copies and saved states of strided parameters continue."""
+"""No gradient is copied whole; copies and saved states of strided parameters continue with the same bits."""
 
 import copy
 import tracemalloc
@@ -26,7 +26,7 @@ import fastopt
 
 
 def peak(act):
-    """What Python and NumPy had at most while it ran beyond what they had before."""
+    """The peak of the memory that Python and NumPy allocate while `act` runs."""
     act()
     tracemalloc.start()
     try:
@@ -40,8 +40,8 @@ def peak(act):
 
 @pytest.mark.parametrize("threads", [1, 3])
 @every_stored
-def test_nothing_is_copied_whole(stored, threads):
-    """Not even one row of it: what a step takes does not grow with the arrays."""
+def test_a_step_copies_no_array_whole(stored, threads):
+    """A step does not even copy a row: the memory that it takes does not grow with the arrays."""
     for layout in LAYOUTS:
         peaks = []
         for size in (20, 300):
@@ -70,7 +70,7 @@ def test_nothing_is_copied_whole(stored, threads):
 
 @every_class
 def test_copies_and_saved_state_of_strided_parameters(cls):
-    """A copy steps as the original; what was saved fits a parameter in any other layout."""
+    """A copy steps as the original does; a saved state can be loaded for parameters of another layout."""
     opt, layouts = model(cls, SMALL, 5)
     rng = np.random.default_rng(17)
     opt.step(some_gradients(rng, opt.params))
@@ -89,7 +89,7 @@ def test_copies_and_saved_state_of_strided_parameters(cls):
     assert layouts
 
 
-def test_a_look_ahead_of_strided_parameters_comes_back():
+def test_a_lookahead_of_strided_parameters_restores_them():
     opt, layouts = model(fastopt.NAG, SMALL, 9)
     twin, rng = twin_of(opt), np.random.default_rng(18)
     for _ in range(2):

@@ -45,7 +45,7 @@ def test_kernels(variant, dtype, tried):
 @every_dtype
 @every_stored
 def test_every_shape(stored, dtype):
-    """Of gradients beside a contiguous parameter, and of both."""
+    """Every shape of the gradient, beside a contiguous parameter and beside one of another layout."""
     rng = np.random.default_rng(1)
     for shape in SHAPES:
         values = random_values(rng, shape, stored)
@@ -62,7 +62,7 @@ def test_every_shape(stored, dtype):
 
 
 @pytest.mark.parametrize("layout", ["C", "F", "reversed", "every third column"])
-def test_as_many_dimensions_as_there_can_be(layout):
+def test_arrays_of_the_most_dimensions(layout):
     rng, most = np.random.default_rng(1), 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
     shape = ((2, 1) * (most // 2))[:10] + (1,) * (most - 12) + (3, 2)
     start, values = random_values(rng, shape, np.float32), random_values(rng, shape, np.float16)
@@ -93,8 +93,8 @@ def test_every_pair_of_layouts(dtype):
             assert_same_memory(found, laid(wanted, of_grad))
 
 
-def test_large_with_every_instruction_set(isa):
-    """Blocks and tiles at every one of their ends."""
+def test_large_arrays_with_every_instruction_set(isa):
+    """Arrays of many blocks and tiles, with partial ones at every end."""
     rng = np.random.default_rng(3)
     for k, shape in enumerate([*LARGE, (2048, 3), (3, 2049), (129, 65)]):
         for stored in STORED:

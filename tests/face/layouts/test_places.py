@@ -1,4 +1,4 @@
-"""Where parameters of any layout lie: their state, each other's gaps, and memory that is shared or read-only."""
+"""Where state lies in memory, parameters and gradients in each other's gaps, and shared or read-only memory."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ import fastopt
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_state_lies_in_the_order_of_its_parameter(layout):
-    """In the same order, and without the gaps."""
+    """The state's elements lie in the same order as the parameter's, without the gaps."""
     for shape in SHAPES:
         p = laid(np.zeros(shape), layout)
         for buffer in list(fastopt.Adam(p, amsgrad=True).state[0].values())[1:]:
@@ -35,7 +35,7 @@ def test_state_lies_in_the_order_of_its_parameter(layout):
 
 @every_class
 def test_parameters_in_the_gaps_of_each_other(cls):
-    """Columns of one matrix, and rows of which each lies between two of another's: no memory is shared."""
+    """Columns of one matrix, and parameters whose rows alternate, share no memory and are stepped."""
     for cut in (
         lambda m: [m[:, :2], m[:, 2:5], m[:, 5:]],
         lambda m: [m[::2], m[1::2]],
@@ -81,7 +81,7 @@ def test_parameters_that_share_memory_are_refused(cls):
 
 
 def test_a_gradient_may_lie_in_the_gaps_of_a_parameter():
-    """And not on one of its elements, nor on the state's."""
+    """It may not lie on an element of the parameter or of its state."""
     matrix = np.arange(48.0).reshape(6, 8)
     p, expected = matrix[:, ::2], matrix[:, ::2].copy()
     opt, other = fastopt.Momentum([p]), fastopt.Momentum([expected])
@@ -104,8 +104,8 @@ def test_a_gradient_may_lie_in_the_gaps_of_a_parameter():
     assert opt.state[0]["step"] == 3
 
 
-def test_a_gradient_is_held_against_all_parameters_that_lie_in_each_other():
-    """Also against one that begins before others which end before the gradient does."""
+def test_a_gradient_is_compared_with_all_interleaved_parameters():
+    """Also with a parameter that begins before others which end before the gradient does."""
     matrix = np.ones((6, 8))
     params = [matrix[:, 0], matrix[0, 1:3], matrix[2, 4:6], matrix[3:5, 1]]
     opt = fastopt.SGD(params, lr=1.0)

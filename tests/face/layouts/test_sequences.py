@@ -1,4 +1,4 @@
-"""One step after the other with other types and strides: the engine remembers what it has checked."""
+"""Steps whose gradients differ in type and strides: what the engine remembers of one never wrongly serves the next."""
 
 import itertools
 import sys
@@ -17,7 +17,7 @@ import fastopt
 
 
 def sources(memory, n):
-    """Gradients of n elements in one piece of memory, many of which begin at the same place."""
+    """Gradients of n elements in one piece of memory; many begin at the same address."""
     floats, doubles = memory.view(np.float32), memory.view(np.float64)
     yield from (memory.view(stored)[:n] for stored in STORED)
     yield from (memory.view(stored)[: 2 * n : 2] for stored in STORED)
@@ -31,7 +31,7 @@ def sources(memory, n):
 @pytest.mark.parametrize("layout", ["C", "gaps"])
 @every_dtype
 def test_gradients_that_change_between_steps(dtype, layout):
-    """Type and strides may be others every time, also where the pointer stays: each pair of them in a row."""
+    """Each gradient is followed by each other one, of another type or strides, often at the same address."""
     n = 6
     memory = np.random.default_rng(16).uniform(0.5, 1, 4 * n).view(np.uint8)
     pairs = itertools.product(range(len(list(sources(memory, n)))), repeat=2)
@@ -54,7 +54,7 @@ def test_gradients_that_change_between_steps(dtype, layout):
 
 
 def test_overlap_is_found_where_only_the_strides_are_new():
-    """What begins where the last gradient began may end in the parameter."""
+    """A gradient at the address of the last one may reach into the parameter by its strides."""
     memory = np.ones(12, np.float32)
     p = memory[6:]
     opt = fastopt.SGD([p], lr=0.25)
@@ -78,8 +78,8 @@ def test_overlap_is_found_where_only_the_strides_are_new():
     assert opt.state[0]["step"] == taken
 
 
-def test_a_binding_of_staged_gradients_is_kept():
-    """Through steps with others, errors, new state and loading."""
+def test_bound_gradients_of_other_types_and_layouts_stay_bound():
+    """They stay bound through steps with other gradients, errors, new state and loading."""
     p = laid(np.ones((4, 5), np.float32), "F")
     bound = laid(np.full((4, 5), 0.5, np.float16), "columns")
     opt = fastopt.SGD([p], lr=0.5)
@@ -105,8 +105,8 @@ def test_a_binding_of_staged_gradients_is_kept():
 
 
 @pytest.mark.filterwarnings("ignore:Setting the (shape|strides|dtype):DeprecationWarning")
-def test_what_changes_after_it_was_bound_does_no_harm():
-    """Shape, strides and type of an array can be set; a step goes by those that were bound, or is an error."""
+def test_arrays_whose_shape_or_type_is_set_after_binding():
+    """NumPy lets one set an array's shape, strides and type; a step uses the bound ones or is an error."""
     memory = np.full(40, 7.0, np.float32)
     p, grad = memory[8:32].reshape(4, 6), np.arange(24, dtype=np.float16).reshape(6, 4).T
     opt = fastopt.Momentum(p, lr=1.0)
@@ -127,7 +127,7 @@ def test_what_changes_after_it_was_bound_does_no_harm():
                 continue
             with pytest.raises(ValueError, match=r"params has become float32 of shape .* since it was bound"):
                 opt.step(bad)
-        opt.step(np.ones(shape))  # nothing but the elements in their order matters here
+        opt.step(np.ones(shape))  # accepted, as the elements and their order are the same
         twin.step([np.ones((4, 6))])
         with pytest.raises(ValueError, match="grads has shape"):
             opt.step()
@@ -167,8 +167,8 @@ def test_a_strided_parameter_whose_strides_are_set_is_stepped_where_it_was():
     assert (memory[:, 1::2] == 1).all()
 
 
-def test_a_gradient_is_let_go_of():
-    """Whatever it was: neither it nor a view of it is kept, after a step or an error."""
+def test_no_reference_to_a_gradient_is_kept():
+    """Neither a gradient of any kind nor a view of it is kept after a step or an error."""
     opt = fastopt.Adam([np.ones((3, 4), np.float32), np.ones(2)])
     for grad in (np.ones((4, 3)), np.ones((4, 3), np.float16), np.ones((4, 3), ml_dtypes.bfloat16)):
         references = sys.getrefcount(grad)

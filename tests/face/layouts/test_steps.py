@@ -37,7 +37,7 @@ from fastopt import reference
 @pytest.mark.parametrize("hypers", [False, True], ids=["plain", "optional states"])
 @every_class
 def test_steps(cls, hypers, structure):
-    """Fresh gradients at each step, of other types and layouts than before; then the same, bound."""
+    """Each step has gradients of new types and layouts; some are then bound, too."""
     hypers = (EVERY_STATE[cls] or {"weight_decay": 0.1}) if hypers else {}
     opt, layouts = model(cls, SMALL, len(cls.__name__), structure=structure, **hypers)
     twin, rng = twin_of(opt), np.random.default_rng(4)
@@ -56,8 +56,8 @@ def test_steps(cls, hypers, structure):
 
 
 @pytest.mark.parametrize("shape", [(1031, 517), (517, 1031), (64, 91, 95)])
-def test_more_than_a_cache_holds(shape):
-    """So large that what comes next is fetched ahead: the last tile has none after it."""
+def test_arrays_larger_than_the_caches(shape):
+    """Arrays so large that the next tile is prefetched: after the last tile there is none."""
     rng = np.random.default_rng(19)
     for stored, of_param, of_grad in (
         (np.float32, "C", "F"),
@@ -75,7 +75,7 @@ def test_more_than_a_cache_holds(shape):
 
 @pytest.mark.parametrize(("cls", "threads"), [*((cls, 3) for cls in CLASSES), (fastopt.Adam, 1)])
 def test_large_steps(cls, threads):
-    """On several threads, and on one."""
+    """Steps of large tensors, by every class on several threads and by Adam also on one."""
     first = len(cls.__name__) % 3
     opt, layouts = model(cls, LARGE[first : first + 3], 3 + len(cls.__name__), threads)
     twin, rng = twin_of(opt), np.random.default_rng(5)
@@ -89,7 +89,7 @@ def test_large_steps(cls, threads):
 @pytest.mark.parametrize("how", ["given", "bound"])
 @every_stored
 def test_zero_grad(stored, how, threads):
-    """Zeros where the gradient's elements are, and nothing where they are not."""
+    """The gradient's elements become zeros, and the gaps between them keep their bytes."""
     opt, layouts = model(fastopt.Adam, [*SMALL, *(LARGE[:2] if threads > 1 else [(300, 37)])], 6, threads)
     twin, rng = twin_of(opt), np.random.default_rng(7)
     values = [random_values(rng, p.shape, stored) for p in opt.params]
@@ -108,7 +108,7 @@ def test_zero_grad(stored, how, threads):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @every_stored
 def test_skip_nonfinite(stored, bad):
-    """One such element anywhere, and nothing is written: parameters, state, count, gradients to be zeroed."""
+    """With one nonfinite element nothing is written: parameters, state, step count, gradients to be zeroed."""
     opt, layouts = model(fastopt.RMSprop, [(5, 7), (37, 300)], 8)
     twin, rng = twin_of(opt), np.random.default_rng(9)
     values = [random_values(rng, p.shape, stored) for p in opt.params]
@@ -127,7 +127,7 @@ def test_skip_nonfinite(stored, bad):
 
 
 def test_a_float64_gradient_beyond_float32_is_infinite_and_skipped():
-    """It is the gradient of the step that must be finite, which is the converted one."""
+    """`skip_nonfinite` looks at the gradient that the step uses, which is the converted one."""
     p, q = np.ones(3, np.float32), np.ones(3)
     opt = fastopt.SGD([p, q], lr=1.0)
     grads = [np.array([1e300, 0.0, 0.0]), np.array([1e300, 0.0, 0.0])]

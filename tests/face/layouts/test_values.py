@@ -40,7 +40,7 @@ from fastopt._rules import RULES
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_clipping(threads, isa):
-    """Read, scaled and rounded in place, wherever the elements lie."""
+    """Gradients of every type and layout are scaled and rounded in place."""
     rng = np.random.default_rng(10)
     shapes = [*SMALL, *(LARGE[:2] if threads > 1 else [(300, 37), (8, 16, 5, 3)])]
     for shift, max_norm in enumerate((0.5, 1e-3, 0.0, math.inf, 1e9, 3e4, 1e-40)):
@@ -54,7 +54,7 @@ def test_clipping(threads, isa):
             assert_same_memory(found, laid(wanted, layout))
 
 
-def test_the_norm_of_gradients_that_lie_in_memory_once():
+def test_the_norm_of_broadcast_gradients():
     rng = np.random.default_rng(11)
     for stored, shape in itertools.product(STORED, [(5, 7), (300, 37), (4, 3, 5)]):
         for how, grad in gradients(random_values(rng, shape, stored)):
@@ -62,7 +62,7 @@ def test_the_norm_of_gradients_that_lie_in_memory_once():
 
 
 def test_large_gradients_of_a_tiny_norm():
-    """By hand: 100 elements of 3e38 have the norm 3e39, which float32 has not. A factor in float32 would be 0."""
+    """By hand: 100 elements of 3e38 have the norm 3e39, beyond float32. A factor in float32 would be 0."""
     grads = np.full(100, 3e38, np.float32)
     assert fastopt.clip_grad_norm(grads, 1e-6) == pytest.approx(3e39, rel=1e-6)
     assert grads == pytest.approx(np.full(100, 1e-7), rel=1e-6)
@@ -74,8 +74,8 @@ def test_large_gradients_of_a_tiny_norm():
     assert p == pytest.approx(np.full((10, 10), -3e-7), rel=1e-6)
 
 
-def test_the_functions_of_the_rules_form_the_product_in_float64_too():
-    """Those of C, which take one tensor and no layout."""
+def test_the_c_functions_scale_the_gradient_in_float64():
+    """The rules' own functions, which take one tensor and no layout, do as the steps of models do."""
     kind = ctypes.CFUNCTYPE(
         ctypes.c_int, ctypes.c_size_t, *[ctypes.c_void_p] * 3, *[ctypes.c_double] * 6, ctypes.c_uint
     )
@@ -94,7 +94,7 @@ def every_pattern(stored):
 
 
 def exactly(stored):
-    """All values of a type of 16 bits, worked out by hand: neither by NumPy's conversions nor by ml_dtypes."""
+    """All values of a 16-bit type, computed without NumPy's conversions and ml_dtypes."""
     if stored is np.float16:
         return np.array([struct.unpack("<e", struct.pack("<H", bits))[0] for bits in range(2**16)])
     return np.array([struct.unpack("<f", struct.pack("<I", bits << 16))[0] for bits in range(2**16)])
@@ -102,8 +102,8 @@ def exactly(stored):
 
 @every_dtype
 @pytest.mark.parametrize("stored", STORED[:2], ids=["float16", "bfloat16"])
-def test_every_value_of_16_bits(stored, dtype, isa):
-    """Subnormals, infinities, NaN: p - 1*g is the value itself, whichever way it was read."""
+def test_gradients_of_every_16_bit_value(stored, dtype, isa):
+    """Subnormals, infinities and NaN too: a step with lr 1 shows the value as it was read, in any layout."""
     grad = every_pattern(stored)
     wanted = exactly(stored)
     with np.errstate(invalid="ignore"):
@@ -120,7 +120,7 @@ def test_every_value_of_16_bits(stored, dtype, isa):
 
 
 def doubles_near_floats(rng):
-    """Between two floats the middle and its neighbours; above the largest, below the smallest, and special ones."""
+    """Doubles: middles between two floats and their neighbours, beyond the largest and smallest float, and specials."""
     bits = rng.integers(0, 0x7F800000, 3000, dtype=np.uint32)
     bits = np.append(bits, [0, 1, 2, 0x7FFFFF, 0x800000, 0x800001, 0x7F7FFFFE, 0x7F7FFFFF]).astype(np.uint32)
     low = bits.view(np.float32).astype(np.float64)
@@ -133,7 +133,7 @@ def doubles_near_floats(rng):
 
 
 def test_float64_gradients_are_rounded_to_nearest(isa):
-    """As C's own conversion rounds, one number at a time."""
+    """They are rounded as C's own conversion does it, one number at a time."""
     values = doubles_near_floats(np.random.default_rng(12))
     wanted = np.array([ctypes.c_float(value).value for value in values.tolist()])
     assert_same_bits(converted(values, np.float32).astype(np.float64), wanted)
@@ -145,7 +145,7 @@ def test_float64_gradients_are_rounded_to_nearest(isa):
 
 
 def rounded(value, stored):
-    """A float32's nearest value of a type of 16 bits, the even one of two, as bits."""
+    """The bits of the 16-bit value nearest to a float32; of two, the even one."""
     if stored is np.float16:
         return struct.unpack("<H", struct.pack("<e", value))[0]
     bits = struct.unpack("<I", struct.pack("<f", value))[0]
@@ -155,7 +155,7 @@ def rounded(value, stored):
 @pytest.mark.parametrize("max_norm", [1e3, 1.0, 1e-3, 2e5 / 3, 1e-36])
 @pytest.mark.parametrize("stored", STORED[:2], ids=["float16", "bfloat16"])
 def test_scaled_gradients_are_rounded_to_nearest(stored, max_norm):
-    """In float64 to float32 and from there to their own type: every value of 16 bits, by hand."""
+    """The product is rounded from float64 to float32, then to the gradient's type: every 16-bit value, by hand."""
     grad = every_pattern(stored)
     with np.errstate(invalid="ignore"):
         grad = grad[np.isfinite(grad)]
@@ -176,7 +176,7 @@ def test_scaled_gradients_are_rounded_to_nearest(stored, max_norm):
 
 
 def test_the_factor_is_applied_in_float64_and_rounded_once():
-    """By hand: the float nearest to s*g, where s is no float."""
+    """By hand: the float nearest to s*g, where float32 does not hold s."""
     rng = np.random.default_rng(13)
     g = random_tensor(rng, 2000, np.float32)
     for scale in (1 / 3, -0.1, 1e-40, 1e39, 2.0**-140 / 3, 1 + 2.0**-40):
@@ -204,7 +204,7 @@ def test_nan_and_infinity_follow_ieee_rules(stored):
                 variant.reference(expected[0], converted(grad, dtype), expected[1:], arguments)
                 for found, wanted in zip((p, *states), expected, strict=True):
                     assert_same_bits(np.array(found, order="C"), wanted)
-                if not RULES[variant.rule].sums:  # one number for all elements
+                if not RULES[variant.rule].sums:  # in a rule with sums, one element changes all others
                     assert np.isfinite(np.delete(p, 7)).all()
 
 
@@ -222,7 +222,7 @@ def test_a_number_is_a_gradient_of_a_parameter_without_dimensions(cls):
         other.step([same])
         assert_same_bits(p, expected)
         with pytest.raises(TypeError, match=r"grads\[0\] is a number of type .* np.array\(x\) makes one"):
-            opt.bind([number])  # nobody could change it
+            opt.bind([number])  # a number is immutable, so binding it makes no sense
         with pytest.raises(TypeError, match="no gradients are bound"):
             opt.step()
         with pytest.raises(TypeError, match=r"grads\[0\] is a number of type"):
@@ -249,13 +249,13 @@ def test_a_number_is_a_gradient_of_a_parameter_without_dimensions(cls):
     assert alone == 0
 
 
-def test_a_number_is_no_gradient_of_anything_else():
+def test_a_number_is_refused_where_it_cannot_be_a_gradient():
     p, scalar = np.ones(1), np.array(1.0)
     opt = fastopt.SGD([p, scalar])
     for bad in ([1.0, 1.0], [np.ones(1), "1"], [np.ones(1), None], [np.ones(1), 1j], [np.ones(1), [1.0]]):
         with pytest.raises(TypeError, match=r"grads\[[01]\] is"):
             opt.step(bad)
-    with pytest.raises(TypeError, match=r"grads\[1\] is a number of type float"):  # there is no place for the zero
+    with pytest.raises(TypeError, match=r"grads\[1\] is a number of type float"):  # a number cannot be set to zero
         opt.step([np.ones(1), 1.0], zero_grad=True)
     with pytest.raises(ValueError, match=r"grads\[1\] has shape \(1,\), but params\[1\] has \(\)"):
         opt.step([np.ones(1), np.ones(1)])
