@@ -1,4 +1,4 @@
-"""The doors from compiled code, in this process: behind each address and each `cimport` is the right function."""
+"""The doors from compiled code, in this process: each address and each `cimport` leads to the right function."""
 
 import ctypes
 import re
@@ -23,7 +23,7 @@ def by_address(name):
 
 
 def by_cimport(name):
-    """The pointer that a module gets which cimports the function."""
+    """The address that a module gets when it cimports the function."""
     capsule = capi.__pyx_capi__[name]
     name_of, pointer_of = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
     name_of.restype, name_of.argtypes = ctypes.c_char_p, [ctypes.py_object]
@@ -32,7 +32,7 @@ def by_cimport(name):
 
 
 def function(address, rule, dtype):
-    """The function of a rule at an address, on arrays."""
+    """The C function at an address, as a function of arrays for this rule and dtype."""
     states, hypers = RULES[rule].states, RULES[rule].hypers
     pointers = [ctypes.c_void_p] * (2 + len(states))
     prototype = [ctypes.c_int, ctypes.c_size_t, *pointers, *[ctypes.c_double] * len(hypers), ctypes.c_uint]
@@ -81,7 +81,7 @@ def test_an_error_writes_nothing(rule, dtype, door):
         assert_same_bits(array, was, rule)
 
 
-def test_addresses_have_names():
+def test_unknown_names_have_no_address():
     with pytest.raises(ValueError, match=r"name must be one of .*fastopt_adam_f32.*, got 'adam'"):
         fastopt.capi_address("adam")
     with pytest.raises(TypeError, match="name must be a str, got None"):
@@ -97,12 +97,12 @@ def test_rules_are_found_by_name():
             assert find(door("find_rule"))(name) == -2
 
 
-def test_a_model_without_groups_and_errors_in_words():
+def test_the_functions_for_models_and_errors():
     describe, step = (ctypes.CFUNCTYPE(result, argument) for result, argument in
                       ((ctypes.c_char_p, ctypes.c_int), (ctypes.c_int, ctypes.c_char_p)))  # fmt: skip
     init = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t)
     for door in (by_address, by_cimport):
-        assert step(door("step"))(bytes(1000)) == -6  # it does not begin with its size
+        assert step(door("step"))(bytes(1000)) == -6  # a structure of zeros has no size
         model = ctypes.create_string_buffer(sizes()["model"])
         assert init(door("model_init"))(model, len(model)) == 0
         assert step(door("step"))(model) == 0
@@ -110,7 +110,7 @@ def test_a_model_without_groups_and_errors_in_words():
 
 
 def sizes():
-    """Of the structures, as the record has them."""
+    """The sizes of the structures, from tests/core/interface.txt."""
     record = (ROOT / "tests/core/interface.txt").read_text(encoding="utf-8")
     return {name: int(size) for name, size in re.findall(r"^fastopt_(\w+): (\d+)$", record, re.MULTILINE)}
 
@@ -130,7 +130,7 @@ PyMODINIT_FUNC PyInit_caller(void)
 
 @pytest.fixture(scope="module")
 def caller(tmp_path_factory):
-    """The folder of an extension module that looks for the core when it is imported."""
+    """The folder of an extension module that imports the core's capsule when it is imported."""
     folder = tmp_path_factory.mktemp("caller")
     (folder / "caller.c").write_text(CALLER, encoding="utf-8")
     includes = ["-I", sysconfig.get_path("include"), "-I", ROOT / "csrc"]
@@ -149,8 +149,8 @@ def caller(tmp_path_factory):
     ],
     ids=["another kind of table", "other structures", "a shorter table", "no table"],
 )
-def test_a_core_that_does_not_fit_is_an_error_when_imported(caller, version, size, message):
-    """As after an upgrade of fastopt alone, when a module that was compiled for the version before is imported."""
+def test_importing_a_module_for_another_core_is_an_error(caller, version, size, message):
+    """As after an upgrade of fastopt alone: the module was compiled for the version before."""
     code = f"""
 import ctypes, sys, types
 new = ctypes.pythonapi.PyCapsule_New
@@ -169,12 +169,12 @@ except (ImportError, ValueError) as error:
     assert re.search(message, run_well(sys.executable, "-c", code))
 
 
-def test_a_core_that_fits_is_taken(caller):
+def test_importing_a_module_for_this_core_works(caller):
     run_well(sys.executable, "-c", f"import sys; sys.path.insert(0, {str(caller)!r}); import fastopt, caller")
 
 
 def test_all_doors_lead_to_one_core():
-    """The instruction set that Python chooses is the one that is used behind an address."""
+    """The instruction set that Python chooses is also used by functions called at their addresses."""
     isa = ctypes.CFUNCTYPE(ctypes.c_char_p)(fastopt.capi_address("fastopt_isa"))
     before = fastopt.isa()
     for name in ISAS:

@@ -1,4 +1,4 @@
-"""`cimport` of functions and structures, as a Cython module has them: fastopt.capi and fastopt.structs."""
+"""`cimport` of functions and structures from fastopt.capi and fastopt.structs, by compiled Cython modules."""
 
 import importlib.util
 import shutil
@@ -27,7 +27,7 @@ setup(ext_modules=cythonize(extension, language_level=3, include_path=[{package!
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """Compiles a module against the .pxd files of a package, and the headers of a folder or none. Its path."""
+    """Compiles a module against the .pxd files of a package and a folder's headers, if given; returns its path."""
     pytest.importorskip("Cython", reason="needs Cython: pip install 'fastopt[test]'")
     pytest.importorskip("setuptools", reason="needs setuptools to compile a module of Cython")
 
@@ -225,7 +225,7 @@ def test_the_constants_are_those_of_the_header(model):
     assert names["LR"] == 1
 
 
-def test_the_table_is_there(model):
+def test_cython_reads_the_table_of_rules(model):
     found = model.table()
     assert list(found) == list(RULES)
     for name, (hypers, states, options) in found.items():
@@ -269,7 +269,7 @@ def test_the_extras_of_a_model(model):
     assert_same_bits(first[0], expected[0], "skipped")
 
 
-def test_what_was_wrong_and_where(model):
+def test_cython_reads_errors_with_place_and_sentence(model):
     first, second = matrices(), matrices()
     adam, before = model.Adam(*first, *second), first[0].copy()
     assert adam.set(b"lr", -1.0) == 0
@@ -297,7 +297,7 @@ def test_a_group_begins_with_its_size_a_rule_and_a_type(model):
 
 @pytest.fixture(scope="module")
 def another_version(sources, tmp_path_factory):
-    """The sources with one more field in fastopt_tensor, and what the generator makes of that."""
+    """A copy of the sources with one more field in fastopt_tensor, and generated again."""
     pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli", reason="needs tomli before Python 3.11")
     compiler("cc")  # the structures are measured with it
     if sys.maxsize < 2**32:
@@ -327,5 +327,5 @@ def test_a_module_with_other_structures_is_refused_when_it_is_imported(function,
         imported(other)
 
 
-def test_a_module_that_uses_functions_alone_does_not_mind(compiled, another_version):
+def test_a_module_without_structures_works_with_another_version(compiled, another_version):
     assert_steps_as_the_reference(imported(compiled("functions", FUNCTIONS, package=another_version)).step)

@@ -1,4 +1,4 @@
-"""The doors as their users come through them: a new environment with the wheel, other folders, what the docs say."""
+"""The examples and docs/embedding.md, run as a user does: in a new environment with the wheel and other folders."""
 
 import re
 import shutil
@@ -25,7 +25,7 @@ TOOLS = [
     "pkgconf",
     "pybind11",
     "setuptools>=77",
-]  # besides what the examples ask for
+]  # besides the examples' own requirements
 
 
 @pytest.fixture(scope="session")
@@ -48,12 +48,12 @@ def shell(archives, tmp_path_factory):
 
 
 def bowl(steps=200):
-    """What every example finds, from the reference."""
+    """The result that every example must print, from the reference."""
     target, curvature = np.arange(16, dtype=np.float32) - np.float32(7.5), np.arange(1, 17, dtype=np.float32)
     p, m, v = (np.zeros(16, np.float32) for _ in range(3))
     for step in range(1, steps + 1):
         reference.adam(p, curvature * (p - target), m, v, step=step, lr=0.1)
-    assert 0 < np.abs(p - target).max() < 1e-2  # at the bottom, but not so close that its bits say nothing of the way
+    assert 0 < np.abs(p - target).max() < 1e-2  # converged, but not so far that any path would give these bits
     return p
 
 
@@ -69,7 +69,7 @@ def test_there_is_an_example_for_every_door():
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_its_readme_works_and_finds_the_bits_of_the_reference(example, shell, tmp_path):
+def test_the_readme_of_an_example_works_and_gives_the_bits_of_the_reference(example, shell, tmp_path):
     folder = shutil.copytree(ROOT / "examples" / example, tmp_path / example)
     printed = [shell(command, folder) for command in commands_of(folder / "README.md")]
     found = [line.split()[1:] for text in printed for line in text.splitlines() if line.startswith("found:")]
@@ -131,7 +131,7 @@ def test_the_page_on_embedding_works_from_top_to_bottom(shell, tmp_path):
     assert checked == names == list(RESULTS)
 
 
-# ---- nanobind, which gets the functions as pybind11 does. ----
+# ---- nanobind, which uses the capsule as pybind11 does. ----
 
 NANOBIND = """
 #include <nanobind/nanobind.h>
@@ -293,7 +293,7 @@ def test_cython_on_memoryviews_needs_no_header(shell, tmp_path):
     assert shell("python errors.py", tmp_path) == "g has 2 elements, but p has 3\n"
 
 
-# ---- The capsule: what does not fit is an ImportError. ----
+# ---- The capsule: another version's table or structures are an ImportError. ----
 
 MODULE = """
 #include <Python.h>
@@ -369,7 +369,7 @@ def test_the_capsule_is_checked(header, shell, tmp_path):
         assert re.search(message, done.stderr), done.stderr
 
 
-def test_without_fastopt_the_import_says_so(shell, tmp_path):
+def test_importing_a_module_without_fastopt_is_an_error(shell, tmp_path):
     (tmp_path / "door.c").write_text(MODULE, encoding="utf-8")
     shell(BUILD.format(flags="$(python -m fastopt --cflags)"), tmp_path)
     block = "import sys; sys.modules['fastopt'] = None; import door"
@@ -377,10 +377,10 @@ def test_without_fastopt_the_import_says_so(shell, tmp_path):
     assert re.search("ModuleNotFoundError: .*fastopt", done.stderr), done.stderr
 
 
-# ---- How builds find it. ----
+# ---- How builds find the core. ----
 
 
-def test_the_command_line_says_where_things_are(shell, tmp_path):
+def test_the_command_line_prints_flags_and_folders(shell, tmp_path):
     site = Path(shell("python -c 'import fastopt; print(fastopt.__path__[0])'", tmp_path).strip())
     assert "workshop" in str(site)
     core = site / "csrc"
@@ -397,14 +397,14 @@ def test_the_command_line_says_where_things_are(shell, tmp_path):
     assert all(path.is_file() for path in (*sources, *(core / name for name in HEADERS)))
 
 
-def test_the_command_line_asks_for_something_to_do(shell, tmp_path):
+def test_the_command_line_without_arguments_is_an_error(shell, tmp_path):
     done = shell("python -m fastopt", tmp_path, may_fail=True)
     assert done.returncode == 2
     assert "error: give a command or an option" in done.stderr
 
 
-def test_pkg_config_finds_it(shell, tmp_path):
-    """The package pkgconf through the entry point, any pkg-config through the folder that the command line names."""
+def test_pkg_config_finds_the_core(shell, tmp_path):
+    """The package pkgconf finds it by the entry point, any pkg-config by the folder that the command line prints."""
     shutil.copy(ROOT / "examples/c/train.c", tmp_path)
     version = shell("python -c 'import fastopt; print(fastopt.__version__)'", tmp_path)
     assert shell("python -m pkgconf --modversion fastopt", tmp_path) == version

@@ -1,4 +1,4 @@
-"""The rules on typed memoryviews, as a Cython module has them that cimports `fastopt.memoryviews`."""
+"""The rules on typed memoryviews, called by a Cython module that cimports `fastopt.memoryviews`."""
 
 import importlib.util
 import sys
@@ -24,7 +24,7 @@ setup(ext_modules=cythonize("doors.pyx", language_level=3, include_path={path!r}
 
 
 def door(rule, suffix, real):
-    """A function of Python's for the function of one rule and type, which calls it without the GIL."""
+    """The source of a Python function that calls the function of one rule and type without the GIL."""
     states, hypers = RULES[rule].states, RULES[rule].hypers
     given = [f"{real}[::1] p", f"const {real}[::1] g", *(f"{real}[::1] {name}" for name in states)]
     given += [*(f"double {name}" for name in hypers), "unsigned options"]
@@ -94,7 +94,7 @@ def test_a_rule_gives_the_bits_of_the_reference(variant, dtype, doors):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rule", RULES)
-def test_each_buffer_of_another_size_is_named_and_nothing_is_written(rule, dtype, doors):
+def test_a_buffer_of_another_size_is_an_error_that_names_it(rule, dtype, doors):
     call, names = getattr(doors, f"{rule}_{REAL[dtype][0]}"), ["p", "g", *RULES[rule].states]
     for i, name in enumerate(names[1:], start=1):
         given = arrays(rule, dtype)
@@ -110,7 +110,7 @@ def test_each_buffer_of_another_size_is_named_and_nothing_is_written(rule, dtype
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rule", RULES)
-def test_none_is_for_optional_buffers_alone(rule, dtype, doors):
+def test_none_is_an_error_except_for_optional_buffers(rule, dtype, doors):
     table, call = RULES[rule], getattr(doors, f"{rule}_{REAL[dtype][0]}")
     names = ["p", "g", *table.states]
     for i, name in enumerate(names):
@@ -126,7 +126,7 @@ def test_none_is_for_optional_buffers_alone(rule, dtype, doors):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rule", RULES)
-def test_buffers_without_elements_are_not_looked_into(rule, dtype, doors):
+def test_empty_buffers_are_accepted(rule, dtype, doors):
     call = getattr(doors, f"{rule}_{REAL[dtype][0]}")
     assert call(*arrays(rule, dtype, 0), *defaults(rule), 0) == 0
     with pytest.raises(ValueError, match=r"^lr must be a finite number >= 0"):
@@ -134,7 +134,7 @@ def test_buffers_without_elements_are_not_looked_into(rule, dtype, doors):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_what_the_core_refuses_is_an_error_with_its_words(rule, doors):
+def test_errors_of_the_core_are_raised_with_its_sentence(rule, doors):
     call, given = getattr(doors, f"{rule}_f64"), arrays(rule, np.float64)
     with pytest.raises(ValueError, match=r"^lr must be a finite number >= 0$"):
         call(*given, *defaults(rule, lr=float("nan")), 0)
@@ -147,7 +147,7 @@ def test_what_the_core_refuses_is_an_error_with_its_words(rule, doors):
     assert all((array == 1).all() for array in given)
 
 
-def test_a_buffer_that_momentum_needs_is_asked_for(doors):
+def test_momentum_without_its_buffer_is_an_error(doors):
     p = np.ones(4)
     with pytest.raises(ValueError, match="buffer"):
         doors.sgd_f64(p, p.copy(), None, *defaults("sgd", momentum=0.9), 0)

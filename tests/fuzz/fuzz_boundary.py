@@ -1,16 +1,16 @@
 """Throws structured nonsense at everything that takes arrays, hyperparameters or a state_dict.
 
-    python tests/fuzz/fuzz_boundary.py              # under atheris, led by coverage, where it is installed
+    python tests/fuzz/fuzz_boundary.py              # under atheris (if installed), which is guided by coverage
     ... --plain --runs N --seed S                   # at random, with NumPy alone; --jobs for more processes
-    ... --plain --seed S --only I                   # one input of those again
+    ... --plain --seed S --only I                   # repeats input I of these
 
-Each input makes an optimizer, uses it with arguments of which some are nonsense, and holds the outcome against what the
-docs promise: gradients of every type and layout that is taken, beside parameters of any layout, make of them the bits
-that `fastopt.reference` makes; an error is a TypeError, ValueError or RuntimeError (KeyError for an unknown
-hyperparameter of a group, AttributeError for one of an optimizer), and nothing has changed after it; what was accepted
-did what it says; and the optimizer still steps as one that is made anew from its state_dict.
-Exceptions of the caller's own objects, raised while they are iterated, asked for items or compared, come through as
-they are; those of a buffer or a number do not.
+Each input makes an optimizer, uses it with arguments of which some are nonsense, and compares the outcome with what the
+docs promise: with gradients of every accepted type and layout, and parameters of any layout, steps give the bits of
+`fastopt.reference`; an error is a TypeError, ValueError or RuntimeError (KeyError for an unknown hyperparameter of a
+group, AttributeError for one of an optimizer), and changes nothing; an accepted call has its documented effect; and
+afterwards the optimizer steps as a new one does that has loaded its state_dict.
+Exceptions that the caller's own objects raise while they are iterated, asked for items or compared are passed on;
+exceptions of a buffer or a number become one of the errors above.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ if atheris is not None and "--plain" not in sys.argv and __name__ == "__main__":
     with atheris.instrument_imports(include=["fastopt"]):
         import fastopt  # noqa: F401 - first, so that its branches are counted
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for Python started with this file as its program
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python tests/fuzz/fuzz_boundary.py`
 
 from nonsense import Draws
 from promises import check
 
-PART = 2000  # inputs that a process is given at once
+PART = 2000  # inputs in one task of a process
 
 
 class Tally:
@@ -78,7 +78,7 @@ class Tally:
 
 
 def plain(numbers, seed, seconds=0.0, most=10):
-    """Inputs at random, those of these numbers, up to so many findings, which are printed; returns the tally."""
+    """Runs the random inputs of these numbers until there are `most` findings; prints those, returns the tally."""
     tally = Tally()
     for number in numbers:
         if seconds and time.monotonic() - tally.began > seconds:
@@ -106,11 +106,11 @@ def spread(runs, seed, jobs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plain", action="store_true", help="at random, without atheris")
-    parser.add_argument("--runs", type=int, default=0, help="so many inputs (0: until the time is up)")
-    parser.add_argument("--seconds", type=float, default=0.0, help="for so long (0: until the inputs are done)")
+    parser.add_argument("--runs", type=int, default=0, help="number of inputs (0: until the time is up)")
+    parser.add_argument("--seconds", type=float, default=0.0, help="time limit (0: until the inputs are done)")
     parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--only", type=int, help="this input alone, which a finding names")
-    parser.add_argument("--jobs", type=int, default=1, help="in so many processes; with --plain and --runs")
+    parser.add_argument("--only", type=int, help="run this input alone; a finding prints its number")
+    parser.add_argument("--jobs", type=int, default=1, help="number of processes; with --plain and --runs")
     parser.add_argument("corpus", nargs="*", help="folders of inputs, for atheris")
     args = parser.parse_args()
     runs, seconds = args.runs, args.seconds or (0 if args.runs else 120.0)
@@ -123,16 +123,16 @@ def main():
             tally = plain(numbers, seed, seconds)
         print(tally)
         return 1 if tally.findings else 0
-    folder = Path("build/fuzz")  # where an input that finds something is kept
+    folder = Path("build/fuzz")  # inputs with a finding are saved here
     folder.mkdir(parents=True, exist_ok=True)
     flags = [f"-seed={seed % 2**31}", "-max_len=512", "-len_control=0", "-timeout=60", f"-artifact_prefix={folder}/"]
     flags += [f"-runs={runs}"] if runs else []
     flags += [f"-max_total_time={math.ceil(seconds)}"] if seconds else []
-    return led(flags, args.corpus)
+    return guided(flags, args.corpus)
 
 
-def led(flags, corpus):
-    """Inputs led by coverage. They end with their process, without a word: a child has them and shares its tally."""
+def guided(flags, corpus):
+    """Runs inputs guided by coverage. atheris ends its process at the end, so a child runs it and shares its tally."""
     shared = mmap.mmap(-1, 4096)
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""What the fuzz target throws: numbers, objects and arrays of which some are wrong, and where its choices come from."""
+"""The values that the fuzz target uses: numbers, objects and arrays, good and wrong; and the source of its choices."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import numpy as np
 
 
 class Mischief(Exception):
-    """What the caller's own objects raise while they are iterated, indexed or compared."""
+    """The error that the caller's own objects raise while they are iterated, indexed or compared: passed on."""
 
 
 class Hidden(Exception):
-    """What an object raises that is asked for its buffer or its number: never the caller's to see."""
+    """The error that an object raises when it is asked for its buffer or number: never passed on to the caller."""
 
 
 # ---- Where choices come from. ----
 
 
 class Draws:
-    """The part of atheris.FuzzedDataProvider that is used here, from a random generator."""
+    """Replaces atheris.FuzzedDataProvider, as far as it is used here, by a random generator."""
 
     def __init__(self, seed):
         self.rng = random.Random(seed)
@@ -85,7 +85,7 @@ class NoItems(dict):
 
 
 class LyingMapping(Mapping):
-    """Names keys, and has nothing under them."""
+    """A mapping that lists keys and has no items."""
 
     def __init__(self, keys):
         self.names = list(keys)
@@ -114,7 +114,7 @@ class Dlpack:
 
 
 class Shrinking(Dlpack):
-    """Takes the rest out of the list that it is in while it is asked for its memory."""
+    """A gradient that removes the rest of its list while it is asked for its memory."""
 
     def __init__(self, memory, owner):
         super().__init__(memory)
@@ -136,7 +136,7 @@ class RaisingInterface:
 
 
 class Buffer:
-    """A buffer of Python's own (from 3.12 on; before it is just an object)."""
+    """An object with Python's buffer protocol (from 3.12 on; before, it is an object without a buffer)."""
 
     def __init__(self, result):
         self.result = result
@@ -156,7 +156,7 @@ class Subclass(np.ndarray):
 
 
 class LyingClass:
-    """An array, if one asks it."""
+    """An object that claims to be an array by its class."""
 
     __class__ = property(lambda self: np.ndarray)
 
@@ -238,7 +238,7 @@ def strange_array(s, shape, dtype, pool):
     kind = s.number(0, 9)
     if kind == 0:
         return s.pick(JUNK)()
-    if kind == 1:  # somewhere in memory that others have too
+    if kind == 1:  # a view of memory that other arrays may share
         start = s.number(0, 12)
         return pool[start : start + math.prod(shape)].reshape(shape)
     if kind == 2:
@@ -262,7 +262,7 @@ def strange_array(s, shape, dtype, pool):
 
 
 def placed(s, made):
-    """The same elements, each in a place of its own: axes in any order and direction, with gaps or without."""
+    """The same elements in another layout: axes in any order and direction, with gaps or without."""
     order = sorted(range(made.ndim), key=lambda axis: s.number(0, 9))
     steps = [s.pick([1, 1, -1, 2, -3]) for _ in order]
     memory = np.full([abs(steps[axis]) * made.shape[axis] for axis in order], 99, made.dtype)
@@ -272,13 +272,13 @@ def placed(s, made):
 
 
 def spread_out(s, made):
-    """One row of it along some axis for all."""
+    """The array with its first row along some axis broadcast to all."""
     axis = s.number(0, made.ndim - 1)
     return np.broadcast_to(made.take([0], axis), made.shape) if made.size else made
 
 
 def good_array(s, shape, dtype):
-    """What is taken as a parameter: in any layout, as any object that shares its memory."""
+    """An array that is accepted as a parameter: in any layout, as any object that shares its memory."""
     made = placed(s, values(s, shape, dtype)) if s.one_in(2) else values(s, shape, dtype)
     if s.one_in(6) and made.size:
         made = s.pick([memoryview, lambda a: a.view(Subclass), Dlpack])(made)
@@ -286,7 +286,7 @@ def good_array(s, shape, dtype):
 
 
 def good_gradient(s, shape, dtype, written=False, numbers=True):
-    """What is taken as a gradient, or as one that is to be `written`: of four types, any layout, perhaps a number."""
+    """A gradient that is accepted (`written`: also for zeroing): of four types, any layout, perhaps a number."""
     if not shape and not written and numbers and s.one_in(4):
         return s.pick([0.5, -3, 1e300, math.nan, np.float32(0.1), np.float16(-2.0), ml_dtypes.bfloat16(0.3)])
     made = np.array(values(s, shape, dtype) * s.pick([1.0, 0.37, -1e-5, 1e4]), dtype)

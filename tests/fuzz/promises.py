@@ -1,4 +1,4 @@
-"""One input of the fuzz target: an optimizer, some uses of it, and what the docs promise of the outcome of each."""
+"""One input of the fuzz target: an optimizer, some uses of it, and the docs' promises about the outcome of each."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ PROMISED = (TypeError, ValueError, RuntimeError)
 
 
 class Finding(AssertionError):
-    """Something that the docs do not promise."""
+    """An outcome that breaks a promise of the docs."""
 
 
 class Case:
-    """An optimizer with parameters in one of the structures, and what it was when it was last known to be right."""
+    """An optimizer with parameters in one of the structures, and its state when it was last checked."""
 
     def __init__(self, s):
         self.s = s
@@ -69,7 +69,7 @@ class Case:
         return [good_gradient(self.s, *what, written, numbers) for what in zip(self.shapes, self.dtypes, strict=True)]
 
     def nonsense(self, own=True):
-        """Gradients or parameters of which some are wrong or the optimizer's own, or whose structure is wrong."""
+        """Gradients or parameters; some are wrong or the optimizer's own arrays, or the structure is wrong."""
         s = self.s
         if s.one_in(8):
             return s.pick(JUNK)()
@@ -103,14 +103,14 @@ class Case:
         return whole
 
     def damaged(self):
-        """A state_dict with some values replaced, removed or added; or that of another class."""
+        """A state_dict with some values replaced, removed or added, or one of another class."""
         s = self.s
         donor = self.opt
         if s.one_in(8):
             donor = s.pick(CLASSES)(self.arranged([p.copy() for p in self.params]))
             donor.step(self.arranged(self.gradients()))
         saved = donor.state_dict()
-        if s.one_in(2):  # so that what is taken over too early shows
+        if s.one_in(2):  # so that a value that is set before the error is seen
             for group in saved["param_groups"]:
                 group["lr"] = 0.3
         if s.one_in(8):
@@ -150,7 +150,7 @@ class Case:
     # ---- What may not change. ----
 
     def picture(self):
-        """All that an optimizer is, in bits."""
+        """Everything that defines the optimizer, in bits."""
         opt = self.opt
         return (
             [p.tobytes() for p in opt.params],
@@ -161,7 +161,7 @@ class Case:
         )
 
 
-# ---- What is promised of a use. ----
+# ---- The promises about a use. ----
 
 
 def promised(error, *more):
@@ -169,7 +169,7 @@ def promised(error, *more):
 
 
 def act(case):
-    """One use of the optimizer with nonsense; returns what was used and what came of it."""
+    """One use of the optimizer with nonsense; returns the name of the use and its outcome."""
     s, opt = case.s, case.opt
     what = s.pick(ACTIONS)
     before = case.picture()
@@ -179,7 +179,7 @@ def act(case):
         raise
     except Exception as error:
         if what in RIGHT:
-            raise Finding(f"{what.__name__} refused what is good: {error!r:.200}") from error
+            raise Finding(f"{what.__name__} refused good arguments: {error!r:.200}") from error
         if not promised(error, *ALSO.get(what, ())):
             raise Finding(f"{what.__name__} raised {type(error).__name__}: {error!s:.200}") from error
         if len(str(error)) > 2000:
@@ -209,7 +209,7 @@ def new(case):
 
 
 def apart(a):
-    """Whether each element has a place of its own."""
+    """Whether each element of the array has its own place in memory."""
     if not a.size:
         return True
     places = [0]
@@ -220,7 +220,7 @@ def apart(a):
 
 
 def in_float(grads, params):
-    """The gradients as the dtypes of the parameters, contiguous."""
+    """Contiguous copies of the gradients in the dtypes of the parameters."""
     with np.errstate(all="ignore"):
         return [np.array(np.asarray(g, p.dtype), order="C") for g, p in zip(grads, params, strict=True)]
 
@@ -234,7 +234,7 @@ def same_bits(one, other):
 
 
 def right(case):
-    """A step with gradients and extras that are all good has the bits of the reference."""
+    """A step with good gradients and extras must give the bits of the reference."""
     s = case.s
     extras = {}
     if s.one_in(3):
@@ -273,7 +273,7 @@ def right(case):
 
 
 def right_norm(case):
-    """The norm of gradients, and the gradients clipped, have the bits of the reference."""
+    """The norm of gradients and the clipped gradients must have the bits of the reference."""
     s = case.s
     written = s.one_in(2)
     grads = [good_gradient(s, shape, np.float64, written=True) for shape in case.shapes]
@@ -293,7 +293,7 @@ def right_norm(case):
 
 
 def right_kernel(case):
-    """One tensor's step, with every buffer in a layout of its own."""
+    """A kernel's step of one tensor, with each buffer in another layout, must give the bits of the reference."""
     s = case.s
     rule, shape, dtype = RULES[case.cls.rule], case.shapes[0], case.dtypes[0]
     function = getattr(reference, rule.name)
@@ -349,7 +349,7 @@ def load(case):
 
 
 def in_arrays(saved):
-    """Copies of the arrays of a state_dict, in the order of the parameters, where it is plain enough to say so."""
+    """Copies of the arrays of a state_dict, in the order of the parameters, if it has the usual structure."""
     try:
         groups = saved["param_groups"]
         if type(groups) is not list or any(type(group["params"]) is not list for group in groups):
@@ -394,7 +394,7 @@ def clip(case):
         if [a.tobytes() for a in owned] != before:
             raise Finding(f"clip_grad_norm raised {error!r:.200} and scaled something") from error
         raise
-    case.pool[:] = pool  # what was scaled may lie there
+    case.pool[:] = pool  # scaled gradients may be views of the pool
 
 
 def kernel(case):
@@ -423,7 +423,7 @@ def kernel(case):
         if {name: a.tobytes() for name, a in good.items()} != before:
             raise Finding(f"{rule.name} raised {error!r:.200} and wrote something") from error
         raise
-    case.pool[:] = picture  # an accepted array may lie there
+    case.pool[:] = picture  # accepted arrays may be views of the pool
 
 
 # ---- One input. ----
@@ -436,7 +436,7 @@ ALSO = {item: (KeyError,), attribute: (AttributeError,)}
 
 
 def check(provider):
-    """One input: a few uses of one optimizer, each held against the promises; returns what was used and came of it."""
+    """One input: a few uses of one optimizer, each compared with the promises; returns the uses and their outcomes."""
     s = Source(provider)
     case = Case(s)
     outcomes = []
@@ -451,7 +451,7 @@ def check(provider):
 
 
 def still_right(case):
-    """The optimizer steps as one that is made anew from what it says of itself."""
+    """The optimizer steps as a new one does that has the same parameters and loads its state_dict."""
     params = [p.copy() for p in case.opt.params]
     kept = {"at_lookahead": case.opt.at_lookahead} if hasattr(case.cls, "at_lookahead") else {}
     twin = case.cls(case.arranged(params), **kept)
@@ -462,7 +462,7 @@ def still_right(case):
     twin.step(case.arranged(in_float(grads, params)))
     for p, q in zip(case.opt.params, params, strict=True):
         if not same_bits(p, q):
-            raise Finding("the optimizer no longer steps as what it says of itself")
+            raise Finding("the optimizer no longer steps as a new one that loads its state_dict")
     one, other = case.opt.state_dict(), twin.state_dict()
     for i, state in one["state"].items():
         for name, value in state.items():

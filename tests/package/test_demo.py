@@ -1,4 +1,4 @@
-"""The main job as a user runs it, and the parts of it that can be wrong without being seen."""
+"""The demo as a user runs it, and those of its parts in which a fault would not be seen."""
 
 import re
 import subprocess
@@ -36,7 +36,7 @@ def rows(output):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The whole demo with its default settings but for the seed."""
+    """The output of the whole demo with default settings, except for the seed."""
     folder = tmp_path_factory.mktemp("demo")
     result = demo(folder, "--seed", SEED)
     assert result.returncode == 0, result.stderr
@@ -79,7 +79,7 @@ def test_the_plots_show_something(whole):
 
 
 @pytest.mark.slow
-def test_the_seed_decides(tmp_path, whole):
+def test_equal_seeds_give_equal_results(tmp_path, whole):
     def learned(*arguments):
         result = demo(tmp_path, "--method", "adam", "--method", "sgd", "--no-plot", *arguments)
         assert result.returncode == 0, result.stderr
@@ -100,7 +100,7 @@ def test_a_seed_may_be_large(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_file_of_the_users_survives(tmp_path):
+def test_a_users_file_is_not_overwritten(tmp_path):
     (tmp_path / ".writable").write_text("kept")
     result = demo(tmp_path, "--method", "adam", "--epochs", "1", "--output", ".")
     assert result.returncode == 0, result.stderr
@@ -108,8 +108,8 @@ def test_a_file_of_the_users_survives(tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_the_reference_takes_the_same_step(method):
-    """What is timed beside the optimizer is its own next step, to the bit, and the one after that."""
+def test_the_timed_reference_takes_the_optimizers_next_step(method):
+    """The step that is timed for comparison is, to the bit, the optimizer's own next one, and so is the one after."""
     rng = np.random.default_rng(0)
     model = MLP((5, 7, 4), rng)
     x, labels = rng.normal(size=(11, 5)).astype(np.float32), rng.integers(4, size=11)
@@ -191,7 +191,7 @@ def test_the_command_line_around_it(tmp_path):
 
 
 def test_gradients_of_the_perceptron():
-    """Against central differences, in float64."""
+    """The gradients agree with central differences in float64."""
     rng = np.random.default_rng(0)
     model = MLP((5, 7, 4), rng, dtype=np.float64)
     for bias in ("b1", "b2"):

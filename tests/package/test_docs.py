@@ -1,4 +1,4 @@
-"""What the docs say is run: every example in a docstring, every Python block of a page, every path and make target.
+"""The docs are true: docstring examples and Python blocks of pages run, and links, paths and make targets exist.
 
 Docstrings are found by import, and their examples run by doctest itself, since most of them are in compiled modules, of
 which pytest's doctest and Sybil would read no source.
@@ -84,7 +84,7 @@ def same_isa():
     fastopt.set_num_threads(None)
 
 
-def test_the_collection_finds_what_is_public():
+def test_the_collection_has_all_public_objects():
     assert {"fastopt.kernels.adam", "fastopt.Adam", "fastopt.use_isa", "fastopt.global_norm"} <= OBJECTS.keys()
     assert {
         "fastopt.Optimizer.step",
@@ -104,7 +104,7 @@ def test_the_example_is_true(name, same_isa):
     assert result.failed == 0, "".join(report)
 
 
-# What numpydoc can find in a docstring, and is no fault here.
+# Findings of numpydoc that are no faults in this project.
 ALLOWED = {
     "ES01": "a summary can say all",
     "SA01": "no section See Also",
@@ -120,7 +120,7 @@ ALLOWED = {
 def test_numpydoc_finds_no_fault_in_the_docstring(name):
     """A summary that is a sentence, known sections in order, all parameters and no others, an example."""
     allowed = set(ALLOWED)
-    if name not in OBJECTS or name == "fastopt.Optimizer":  # which nobody makes; its methods have examples where needed
+    if name not in OBJECTS or name == "fastopt.Optimizer":  # an abstract class; its methods have examples where needed
         allowed.add("EX01")
     found = validate(name)["errors"]
     if name == "fastopt.Optimizer":  # in which `hyper` stands for the arguments of the subclasses
@@ -136,7 +136,7 @@ def test_the_docstring_has_no_parameter_twice(name):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_the_sections_of_a_rule(rule):
+def test_the_docstrings_of_a_rule_have_their_sections(rule):
     (cls,) = (value for value in OBJECTS.values() if getattr(value, "rule", None) == rule)
     kernel = getattr(kernels, rule)
     assert f"docstring of `fastopt.{cls.__name__}` has the formula" in kernel.__doc__
@@ -171,8 +171,8 @@ def test_the_python_of_the_page_runs(page, tmp_path, monkeypatch, same_isa):
         example.evaluate()
 
 
-def test_all_blocks_are_in_a_language_that_is_run_or_looked_at():
-    """`test_examples.py` runs all of docs/embedding.md; elsewhere the shell's commands are looked at below."""
+def test_all_blocks_are_in_a_language_that_is_run_or_checked():
+    """`test_examples.py` runs all of docs/embedding.md; on other pages, tests below check the shell commands."""
     languages = {page: set(re.findall(r"^```(\w+)$", text_of(page), re.MULTILINE)) for page in PAGES}
     assert languages.pop("docs/embedding.md") == {"c", "cpp", "cython", "python", "sh"}
     assert languages["README.md"] == {"python", "sh"}
@@ -204,7 +204,7 @@ def prose(page):
 
 
 def spans(page):
-    """What stands in code on a page: between backticks, and the lines of its shell blocks."""
+    """The code of a page: what stands between backticks, and the lines of its shell blocks."""
     inline = [
         span.replace("\n", " ")
         for paragraph in prose(page).split("\n\n")
@@ -257,7 +257,7 @@ def test_the_links_inside_a_page_lead_to_its_headings():
 
 
 def test_the_map_of_the_source_is_true():
-    """Each line of the map names what there is: folders at the margin, their files and folders indented."""
+    """Each line of the map names existing paths: folders at the margin, their files and folders indented."""
     tree = re.search(r"^```\n(csrc/ .*?)^```$", text_of("CONTRIBUTING.md"), re.MULTILINE | re.DOTALL)[1]
     folders = {0: ROOT}
     for line in tree.splitlines():

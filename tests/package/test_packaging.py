@@ -1,4 +1,4 @@
-"""sdist and wheel: they hold what they should and nothing else, and the wheel works where there is only NumPy."""
+"""sdist and wheel have the right files and no others, and the wheel works in an environment with NumPy alone."""
 
 import re
 import sys
@@ -47,7 +47,7 @@ def test_the_copy_has_what_the_build_and_the_contract_need(sources):
 
 
 def test_the_manifest_lists_all_that_git_tracks():
-    """An sdist, in which this may run too, has no repository."""
+    """The test also runs in an unpacked sdist, which has no repository: there it is skipped."""
     if not (ROOT / ".git").exists():
         pytest.skip("needs the repository")
     tracked = run_well("git", "ls-files", "-z", cwd=ROOT).split("\0")
@@ -91,12 +91,12 @@ def test_metadata(metadata, version):
     assert [re.match(r"[\w-]+", line)[0] for line in needed] == ["numpy"]
 
 
-# ---- The wheel, installed where there is nothing else. ----
+# ---- The wheel, installed in an empty environment. ----
 
 
 @pytest.fixture(scope="module")
 def installed(archives, tmp_path_factory):
-    """Python of a new environment with the wheel, and an empty folder to run it in."""
+    """Runs the Python of a new environment that has the wheel, in an empty folder."""
     environment, elsewhere = tmp_path_factory.mktemp("environment"), tmp_path_factory.mktemp("elsewhere")
     run_well(sys.executable, "-m", "venv", environment)
     python = environment / "bin/python"
@@ -110,7 +110,7 @@ def installed(archives, tmp_path_factory):
     return call
 
 
-def test_installing_brings_numpy_alone(installed):
+def test_installing_the_wheel_installs_numpy_alone(installed):
     done = installed("-m", "pip", "list", "--disable-pip-version-check", "--format=freeze")
     names = {line.partition("==")[0] for line in done.stdout.split()}
     assert names - {"pip", "setuptools", "wheel"} == {"fastopt", "numpy"}
@@ -156,7 +156,7 @@ def test_the_command_line_of_the_wheel(installed, version):
         assert done.stdout.strip() == f"fastopt {version}"
 
 
-def test_the_demo_says_what_it_needs(installed):
+def test_the_demo_names_the_extra_that_it_needs(installed):
     done = installed("-m", "fastopt", "demo")
     assert done.returncode == 1
     assert 'pip install "fastopt[demo]"' in done.stderr

@@ -15,8 +15,8 @@ from fastopt._rules import RULES
 
 HEADER = CSRC / "fastopt_rules.h"
 
-# The specification: what each class takes and what it does when nothing is said, in order. All take `maximize=False`
-# and `threads=None` too. Names and values are torch.optim's, where it has them.
+# The specification: the arguments of each class in order, with their defaults. All also take `maximize=False` and
+# `threads=None`. Names and values are torch.optim's, where it has them.
 DEFAULTS = {
     "SGD": {"lr": 1e-3, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False},
     "Momentum": {"lr": 1e-2, "momentum": 0.9, "weight_decay": 0.0},
@@ -45,7 +45,7 @@ DEFAULTS = {
 
 
 def prototypes():
-    """For each public function of a rule in the header: its rule, its type and its arguments, comments taken out."""
+    """For each function of a rule in the header: the rule, the type and the arguments, without comments."""
     text = re.sub(r"/\*.*?\*/", "", HEADER.read_text(encoding="utf-8"), flags=re.DOTALL)
     found = re.findall(r"FASTOPT_API int fastopt_(\w+)_(f32|f64)\(([^)]*)\);", text)
     return {(rule, suffix): [" ".join(part.split()) for part in given.split(",")] for rule, suffix, given in found}
@@ -85,7 +85,7 @@ def test_the_header_has_the_tables_arguments(rule, suffix):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_step_comes_first_and_grad_scale_last(rule):
-    """Where the driver and the engine look for them."""
+    """The C core and the engine expect these places."""
     hypers = RULES[rule].hypers
     assert "step" not in hypers[1:]
     assert hypers[-1] == "grad_scale"
@@ -111,7 +111,7 @@ def test_kernel_and_reference_have_one_signature(rule):
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_the_references_optimizer_has_the_hyperparameters_and_states_of_the_class(cls):
-    """It has them from signatures and tables of its own."""
+    """The reference has its own signatures and tables, from which these come."""
     table = RULES[cls.rule]
     values = [[0.0, 0.5] if name == "momentum" else [False, True] for name in table.needed_by.values()]
     for chosen in itertools.product(*values):
@@ -144,7 +144,7 @@ def test_the_kernel_has_the_tables_arguments(rule):
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_the_class_has_the_kernels_defaults(cls):
-    """Everything that the kernel has a default for, except what the class keeps itself: state, step and scale."""
+    """All defaults of the kernel, except for state, step and grad_scale, which the class keeps itself."""
     kernel = defaults(getattr(kernels, cls.rule))
     mine = defaults(cls)
     shared = kernel.keys() - {*RULES[cls.rule].states, "step", "grad_scale"}

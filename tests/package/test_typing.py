@@ -1,4 +1,4 @@
-"""Types: the stubs say what the compiled modules are, the Python sources are strictly typed, and users get both."""
+"""Types: the stubs agree with the compiled modules, the Python sources are strictly typed, and both are installed."""
 
 import os
 import re
@@ -22,7 +22,7 @@ typed_numpy = pytest.mark.skipif(
 PACKAGE = Path(fastopt.__file__).parent
 COMPILED = [f"fastopt.{path.stem}" for path in PACKAGE.glob("*.pyx")]
 
-# What Cython puts into every module and class of its own accord: to pickle, to cimport, to find doctests.
+# Names that Cython adds to every module and class: for pickle, cimport and doctest.
 ALLOWED = r"""
 fastopt\..*\.__(reduce|setstate)_cython__
 fastopt\..*\.__pyx_\w+__
@@ -38,7 +38,7 @@ show_error_codes = true
 ignore_errors = true
 """
 
-# A user's program. Where a comment names a kind of error mypy must report that one, and nothing elsewhere.
+# A user's program. mypy must report an error exactly in the lines with a comment, of the kind that the comment names.
 PROGRAM = """
 from array import array
 
@@ -134,7 +134,7 @@ def mypy(tmp_path_factory):
 
 
 @typed_numpy
-def test_stubs_say_what_the_compiled_modules_are(mypy):
+def test_stubs_agree_with_the_compiled_modules(mypy):
     config = ["--mypy-config-file", "mypy.ini", "--allowlist", "allowed", "--ignore-unused-allowlist"]
     found = mypy("mypy.stubtest", *COMPILED, "--concise", *config)
     assert found.returncode == 0, found.stdout + found.stderr
@@ -153,7 +153,7 @@ def test_python_sources_are_strictly_typed(mypy):
     assert found.returncode == 0, found.stdout + found.stderr
 
 
-def test_a_users_program_is_checked_as_it_should_be(mypy):
+def test_mypy_finds_exactly_the_errors_of_a_users_program(mypy):
     expected = {}
     for number, line in enumerate(PROGRAM.splitlines(), start=1):
         if mark := re.search(r"  # ([a-z-]+)$", line):

@@ -1,4 +1,4 @@
-"""The benchmarks run: the whole picture in its quick form, and every case of the suites once. No time is looked at."""
+"""The benchmarks run: bench/run.py in its quick form, and every case of the suites once. No time is checked."""
 
 import os
 import re
@@ -20,7 +20,7 @@ def run(*command):
     return done.stdout
 
 
-def test_the_whole_picture(tmp_path):
+def test_bench_run_in_its_quick_form(tmp_path):
     for module in ("matplotlib", "rich", "threadpoolctl"):
         pytest.importorskip(module, reason="needs what the benchmarks need: pip install 'fastopt[bench]'")
     run("bench/run.py", "--quick", "--peers", "none", "--output", tmp_path)
@@ -47,7 +47,7 @@ def test_the_whole_picture(tmp_path):
         assert (tmp_path / plot).read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_suites():
+def test_every_case_of_the_suites_runs_once():
     done = run(
         *("-m", "pytest", "bench", "-o", "python_files=bench_*.py", "-o", "pythonpath=bench"),
         *("-q", "--benchmark-disable", "-p", "no:cacheprovider"),

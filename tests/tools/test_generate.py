@@ -1,4 +1,4 @@
-"""What repeats the table of rules is what tools/generate.py writes, and a table that is none is refused with words."""
+"""The generated files are as tools/generate.py writes them, and a wrong table is refused with the reason."""
 
 import sys
 
@@ -21,7 +21,7 @@ def test_generating_again_changes_nothing(generated):
     assert not unlike, "run `make generate`"
 
 
-def test_the_command_says_so_too(tools, generated, capsys):
+def test_the_check_command_finds_no_difference(tools, generated, capsys):
     assert tools["generate"].main(["--check"]) == 0
     assert capsys.readouterr().out == ""
 
@@ -48,7 +48,7 @@ def test_lines_are_of_the_usual_length(generated):
             assert max(map(len, text.splitlines())) <= 120, path
 
 
-def test_a_part_that_is_not_there_is_named(tools):
+def test_a_missing_generated_part_is_named(tools):
     with pytest.raises(
         SystemExit, match=r"README\.md must have one part between BEGIN and END GENERATED weather; it has 0"
     ):
@@ -79,7 +79,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("words", BROKEN)
-def test_a_table_that_is_none_is_refused_with_words(words, tools, tmp_path):
+def test_a_wrong_table_is_refused_with_the_reason(words, tools, tmp_path):
     text, (right, wrong) = TABLE.read_text(encoding="utf-8"), BROKEN[words]
     assert right in text
     path = tmp_path / "rules.toml"
