@@ -1,8 +1,8 @@
-"""Another commit beside this one: `python bench/against.py REV` (`make bench-against REV=...`).
+"""Compares this tree with another commit: `python bench/against.py REV` (`make bench-against REV=...`).
 
-Builds the commit in build/against, then lets its package and this one take turns of some milliseconds in
-`hot_paths.py`, each in a process of its own, and prints the ratios of all hot paths: the median of this one's time by
-the other's, turn by turn, so that a machine that changes its clock disturbs both alike.
+Builds the commit in build/against, then times the hot paths of `hot_paths.py` with both packages, in two processes that
+take turns of some milliseconds. Prints for each path the median over turns of this tree's time divided by the other's,
+so that a change of the machine's clock disturbs both alike.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ def compared(before: Probe, now: Probe, turns: int, words: Sequence[str]) -> Tab
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rev", help="what git calls the other commit")
+    parser.add_argument("rev", help="the other commit, as git names it")
     parser.add_argument("words", nargs="*", help="only the paths with one of these in their names")
-    parser.add_argument("--turns", type=int, default=TURNS, help=f"of each path, at least 2; default: {TURNS}")
+    parser.add_argument("--turns", type=int, default=TURNS, help=f"turns of each path, at least 2; default: {TURNS}")
     parser.add_argument("--large", action="store_true", help="also a step of 30 million elements")
     arguments = parser.parse_intermixed_args()
     console = Console(width=None if sys.stdout.isatty() else 120)

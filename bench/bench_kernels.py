@@ -41,10 +41,10 @@ def test_step(
     size: int,
     module: Any,
 ) -> None:
-    """One step, again and again on the same arrays: in cache as far as they fit."""
+    """Repeats one step on the same arrays, which stay in cache if they fit."""
     rng = np.random.default_rng(0)
     p = rng.standard_normal(size).astype(dtype)
-    # Of both signs and never small, so that no state of any rule ends in subnormal numbers, which are slow.
+    # The numbers have both signs and are never small: no rule's state becomes subnormal, which would be slow.
     g = (rng.choice([-1.0, 1.0], size) * rng.uniform(0.01, 1.0, size)).astype(dtype)
     arguments = {name: np.zeros(size, dtype) for name in states}
     step = {"step": 10} if "step" in RULES[rule].hypers else {}

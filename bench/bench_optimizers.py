@@ -1,7 +1,6 @@
 """Every optimizer as users call it: one tensor of 16 elements in three ways, and two whole models of small tensors.
 
-The classes are found, not listed. Contrary to bench_kernels.py, which is about the loops, this is about what stands
-around them.
+The classes are found, not listed. Where bench_kernels.py times the loops, this file times the overhead around them.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from models import Case, mlp, optimizer_classes
 import fastopt
 
 MODELS = {"small MLP": mlp(64, 128, 64, 10), "400 tensors of 528": [(528,)] * 400}
-FRESH = 10_000  # gradients, made beforehand, that the timing goes round in
+FRESH = 10_000  # gradients, made beforehand, that the timed steps use in turn
 
 pytestmark = pytest.mark.benchmark(max_time=0.1, min_rounds=5, warmup=True, warmup_iterations=2, disable_gc=True)
 every_optimizer = pytest.mark.parametrize("optimizer", optimizer_classes(), ids=lambda optimizer: optimizer.__name__)

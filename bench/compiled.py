@@ -1,4 +1,4 @@
-"""C and Cython compiled when the benchmark runs, for the very machine that it runs on."""
+"""Compiles C and Cython when the benchmark runs, for the machine that it runs on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import fastopt
 
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 
-# What setup.py builds the package with.
+# The flags with which setup.py builds the package.
 PACKAGE = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 FLAGS = [*PACKAGE, "-march=native"]
 
@@ -58,7 +58,7 @@ def _compiled(source: str, name: str, arguments: Sequence[str]) -> Path:
     return library
 
 
-_FOLDERS = tempfile.TemporaryDirectory(prefix="fastopt-bench-")  # goes when the benchmark ends
+_FOLDERS = tempfile.TemporaryDirectory(prefix="fastopt-bench-")  # deleted when the benchmark ends
 
 
 def _folder() -> Path:

@@ -1,9 +1,9 @@
 /*
- * doors.c - loops of calls: what sections/doors.py times.
+ * doors.c - the loops of calls that sections/doors.py times.
  *
- * Compiled with FASTOPT_CAPSULE it is an extension module that reaches the core through the capsule; without, it stands
- * beside a core of its own, as with those who vendor csrc/. Each function here takes so many Adam steps from the step
- * number `step` on and returns an error, if there was one. The core is another file, so no call is inlined.
+ * Compiled with FASTOPT_CAPSULE, this file is an extension module that reaches the core through the capsule; without,
+ * it is compiled together with the core, as in a project that vendors csrc/. Each function takes `calls` Adam steps,
+ * from step number `step` on, and returns an error if there was one. The core is another file, so no call is inlined.
  */
 #ifdef FASTOPT_CAPSULE
 #include <Python.h>
@@ -49,8 +49,8 @@ PyMODINIT_FUNC PyInit_doors_capsule(void)
 
 #define VISIBLE __attribute__((visibility("default")))
 
-/* The loop through its pointer, with the coefficients of the first step; `anew`: with those of every step. */
-static int loop(int anew, size_t calls, double step, size_t n, float *p, const float *g, float *m, float *v)
+/* Calls the loop by its pointer, with the coefficients of the first step or, if `each_step`, with each step's own. */
+static int loop(int each_step, size_t calls, double step, size_t n, float *p, const float *g, float *m, float *v)
 {
     fastopt_prepare *const prepare = fastopt_rules[RULE_adam].prepare[0];
     fastopt_run *const run = fastopt_loops_of(fastopt_active_set(), FASTOPT_F32)->entries[RULE_adam].run[0];
@@ -59,7 +59,7 @@ static int loop(int anew, size_t calls, double step, size_t n, float *p, const f
     int error = prepare(hyper, state, 0, coefficients);
 
     for (size_t i = 0; i < calls; i++) {
-        if (anew) {
+        if (each_step) {
             hyper[FASTOPT_ADAM_STEP] = step++;
             error |= prepare(hyper, state, 0, coefficients);
         }

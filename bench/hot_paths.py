@@ -1,11 +1,11 @@
 """The hot paths: what a training loop calls once a step, and what a program calls once a model.
 
-The section `hot` of `run.py` prints them, and `against.py` compares them with those of another commit. For the latter
-this file is a process, `hot_paths.py [--large]`: it prints the names of the paths as JSON, and then for each line that
-it reads, the name of one, the seconds of a call.
+The section `hot` of `run.py` prints them, and `against.py` compares them with those of another commit. The latter runs
+this file as a process, `hot_paths.py [--large]`: it prints the names of the paths as JSON, then reads names of paths
+line by line and prints the seconds of a call for each.
 
-It uses nothing but what fastopt has long had in public, so that it runs with the package of another commit; a path that
-a commit does not have is left out.
+It uses only old public functions of fastopt, so that it runs with the package of another commit; a path that a commit
+does not have is left out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import fastopt
 SAMPLE = 2e-3  # the seconds that a sample of a path should take
 LARGE = 30_000_000
 MANY = (528,) * 400
-MODELS = {"6 tensors": (784 * 20, 20, 20 * 20, 20, 20 * 10, 10), "400 tensors": MANY}  # that are made; their sizes
+MODELS = {"6 tensors": (784 * 20, 20, 20 * 20, 20, 20 * 10, 10), "400 tensors": MANY}  # of whole_models()
 
 
 def arrays(*sizes: int) -> list[Any]:
@@ -46,7 +46,7 @@ def adam(*sizes: int, grouped: bool = False) -> tuple[Any, list[Any]]:
 
 @dataclass(frozen=True)
 class Path:
-    """A call by the name of what it does, and the name of the path that its time is held against."""
+    """A named call, and the name of the path with which its time is compared."""
 
     name: str
     call: Callable[[], Any]
@@ -98,7 +98,7 @@ def learning_rates() -> Iterator[Path]:
 
 
 def schedules() -> Iterator[Path]:
-    """Least squares of 64 samples of 16 features, which keep a residue, so that the gradients never vanish."""
+    """Least squares of 64 samples of 16 features; the residue is never zero, so the gradients never vanish."""
     rng = np.random.default_rng(0)
     x, y = (rng.standard_normal((64, n)).astype(np.float32) for n in (16, 4))
 
@@ -155,7 +155,7 @@ def paths(large: bool = False) -> Iterator[Path]:
 
 
 def sampler(call: Callable[[], Any]) -> Callable[[], float]:
-    """The seconds of a call, from as many as make a sample."""
+    """A function that times a sample of calls and returns the seconds of one."""
     timed = looped(call)
     timed(1)
     calls = max(1, int(SAMPLE / max(min(timed(1) for _ in range(3)), 1e-9)))

@@ -1,4 +1,4 @@
-"""Contenders take turns for many rounds, so that a noisy machine disturbs all alike; medians are what counts."""
+"""Times contenders in turns over many rounds, so that a noisy machine disturbs all alike, and takes medians."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from itertools import repeat
 
 SAMPLE = 100e-6  # seconds that a sample should take: shorter steps are repeated within it
-SAMPLES = 3  # a turn
-READY = 3e-3  # of steps that do not count: then caches are filled, clocks are up, and threads that slept are awake
-WARM = 50e-3  # a step longer than this makes ready for itself
-PAUSE = 20e-3  # before each turn: the worker threads of the one before stop spinning, which OpenMP's do after 15 ms
+SAMPLES = 3  # in a turn
+READY = 3e-3  # seconds of untimed steps at the start of a turn, to fill caches, raise clocks and wake threads
+WARM = 50e-3  # seconds: a longer step needs no untimed ones
+PAUSE = 20e-3  # seconds before a turn, in which the last contender's threads stop spinning (OpenMP's: 15 ms)
 
 
 def looped(step: Callable[[], object]) -> Callable[[int], float]:
-    """The seconds that `calls` calls take, the loop included, as `timeit` counts."""
+    """A function of `calls` that returns the seconds of so many steps, the loop included, as `timeit` counts."""
 
     def timed(calls: int) -> float:
         start = time.perf_counter()
@@ -29,7 +29,7 @@ def looped(step: Callable[[], object]) -> Callable[[int], float]:
 
 
 def prepared(step: Callable[[], object], prepare: Callable[[], object]) -> Callable[[int], float]:
-    """The same for a step that spoils its input: `prepare`, before every call, is not counted."""
+    """As `looped`, for a step that spoils its input: `prepare` is called before each step and not timed."""
 
     def timed(calls: int) -> float:
         total = 0.0
@@ -45,7 +45,7 @@ def prepared(step: Callable[[], object], prepare: Callable[[], object]) -> Calla
 
 @dataclass(frozen=True)
 class Contender:
-    """What is timed: `timed(calls)` gives seconds, `enter` is called at the beginning of each turn.
+    """A way to take a step: `timed(calls)` returns seconds, `enter` is called at the beginning of each turn.
 
     `threads` is None where the contender's threads cannot be chosen.
     """
@@ -104,11 +104,11 @@ def round_robin(contenders: Sequence[Contender], seconds: float, rounds: tuple[i
 
 
 def _calls(contender: Contender) -> int:
-    """How many steps make a sample."""
+    """The number of steps in a sample."""
     contender.enter()
     contender.timed(1)
     calls = 1
-    # The least of three: one disturbance must not be taken for a long step.
+    # The least of three, so that a disturbance does not look like a long step.
     while (taken := min(contender.timed(calls) for _ in range(3))) < contender.sample / 2 and calls < 1_000_000:
         calls = min(10 * calls, max(calls + 1, int(calls * contender.sample / max(taken, 1e-9))))
     return calls

@@ -18,7 +18,7 @@ MODELS = {"one tensor of 30 M": lambda: [(30_000_000,)], "ResNet-50": resnet50, 
 
 def main() -> None:
     what, model, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    # Without temporaries, whose memory the arrays that follow would use again, and the state of an optimizer would not.
+    # No temporaries: later arrays would use their memory again, while the state of an optimizer would not.
     params, grads = ([np.full(shape, 0.5, np.float32) for shape in MODELS[model]()] for _ in range(2))
     if what == "arrays":
         states = [np.full_like(param, 1) for param in params for _ in range(2)]

@@ -1,4 +1,4 @@
-"""The models that are stepped: their shapes, their data, and what a right step makes of them."""
+"""The models that are stepped: their shapes, their data, and the expected parameters after some steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Shapes = Sequence[tuple[int, ...]]
 
 
-# ---- Shapes, from the architectures. ----
+# ---- The shapes of architectures. ----
 
 
 def mlp(*sizes: int) -> Shapes:
@@ -30,7 +30,7 @@ def resnet50() -> Shapes:
     shapes: list[tuple[int, ...]] = []
 
     def convolution(inputs: int, outputs: int, kernel: int) -> None:
-        """Without bias, and the batch normalization after it."""
+        """A convolution without bias, and the batch normalization after it."""
         shapes.extend([(outputs, inputs, kernel, kernel), (outputs,), (outputs,)])
 
     convolution(3, 64, 7)
@@ -47,7 +47,7 @@ def resnet50() -> Shapes:
 
 
 def gpt2() -> Shapes:
-    """Radford et al. 2019, the smallest, its head tied to `wte`: 148 tensors, 124 439 808 elements."""
+    """Radford et al. 2019, the smallest model, its head tied to `wte`: 148 tensors, 124 439 808 elements."""
     width, vocabulary, context, blocks = 768, 50257, 1024, 12
     norm = [(width,), (width,)]
     attention = [*mlp(width, 3 * width), *mlp(width, width)]
@@ -64,7 +64,7 @@ def elements(shapes: Shapes) -> int:
 
 
 def ordinary(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """float32 numbers of both signs between 0.1 and 1: nothing that makes a state subnormal, which is slow."""
+    """float32 numbers of both signs between 0.1 and 1, which make no state subnormal: that would be slow."""
     values = rng.random(shape, dtype=np.float32)
     values *= 1.8
     values -= 0.9
@@ -101,7 +101,7 @@ class Case:
         self.start = [param.copy() for param in self.params]
         self.opt = optimizer(self.params, **hypers)
         self.hypers = {key: value for key, value in self.opt.param_groups[0].items() if key != "params"}
-        self.opt.step(self.grads)  # some buffers are in the state only once they hold something
+        self.opt.step(self.grads)  # some buffers are in the state only after a step
         self.states = {
             name: [state[name] for state in self.opt.state.values()] for name in self.opt.state[0] if name != "step"
         }
@@ -121,7 +121,7 @@ class Case:
         return sum(param.size for param in self.params)
 
     def reset(self) -> None:
-        """The start: parameters as they were, states as they begin, no step counted."""
+        """Back to the start: the first parameters and states, and no step counted."""
         for param, start in zip(self.params, self.start, strict=True):
             param[...] = start
         self.opt.load_state_dict(
@@ -129,14 +129,14 @@ class Case:
         )
 
     def twin(self) -> Case:
-        """The same model on arrays of its own."""
+        """An equal model with its own arrays."""
         return Case([start.copy() for start in self.start], self.grads, type(self.opt), **self.hypers)
 
     def expected(self, steps: int) -> list[Array]:
         """The parameters that `fastopt.reference` reaches from the start."""
         self.reset()
         reached: list[Array] = []
-        for start, grad in zip(self.start, self.grads, strict=True):  # a state of one tensor at a time: some are large
+        for start, grad in zip(self.start, self.grads, strict=True):  # one state at a time: some are large
             model = reference.Optimizer(self.opt.rule, [start.copy()], **self.hypers)
             for _ in range(steps):
                 model.step([grad])
@@ -144,7 +144,7 @@ class Case:
         return reached
 
     def settle(self) -> None:
-        """Some steps from the start, so that no state is zero: the roofline flips bits, and a zero's are subnormal."""
+        """Steps from the start until no state is zero: the roofline flips bits, which makes a zero subnormal."""
         self.reset()
         for _ in range(3):
             self.opt.step(self.grads)

@@ -1,7 +1,7 @@
 """Every way to take an Adam step that fastopt is measured against: one small class each, and a table of them.
 
-A peer steps the parameters of a `Case`, and where it is a function on arrays its states too; it is made where the case
-stands at the start. `step()` takes one step with the gradients of the case or, after `feed`, with others.
+A peer steps the parameters of a `Case` and, where it is a function on arrays, the case's states. It is made while the
+case is at its start. `step()` takes one step with the gradients of the case or, after `feed`, with others.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fastopt import reference
 
 
 class Threads(Enum):
-    """What may be said about a peer's threads."""
+    """Whether a peer's threads can be chosen."""
 
     ONE = "has one"
     CHOSEN = "can be set"
@@ -41,27 +41,27 @@ class Peer:
     name: ClassVar[str]
     threading: ClassVar[Threads] = Threads.ONE
     exact: ClassVar[bool] = False  # whether it promises the bits of fastopt.reference
-    tuned: ClassVar[bool] = False  # whether it is beyond what one writes down, and so no part of "best peer"
-    package: ClassVar[str | None] = None  # what must be installed, as the index calls it
+    tuned: ClassVar[bool] = False  # whether it is tuned beyond what users write, and so is no "best peer"
+    package: ClassVar[str | None] = None  # the package that must be installed, as PyPI names it
     step: Callable[[], object]
-    prepare: Callable[[], object] | None = None  # to be called before each step, if the step spoils the gradients
+    prepare: Callable[[], object] | None = None  # called before each step, if steps spoil the gradients
 
     @classmethod
     def load(cls) -> None:
-        """Imports and compiles what is needed; raises if that cannot be."""
+        """Imports and compiles what the peer needs; raises an error if that fails."""
 
     def __init__(self, case: Case, threads: int) -> None:
         self.case, self.threads, self.grads = case, threads, case.grads
 
     def enter(self) -> None:
-        """The beginning of a turn."""
+        """Called at the beginning of a turn."""
 
     def feed(self, grads: Sequence[Array]) -> None:
-        """Other gradients for the steps to come, as after every backward pass."""
+        """Gives other gradients for the next steps, as after a backward pass."""
         self.grads = list(grads)
 
     def sync(self) -> None:
-        """Brings the parameters into the case's arrays, if the peer keeps its own."""
+        """Copies the parameters into the case's arrays, if the peer keeps its own."""
 
     @classmethod
     def thread_counts(cls, threads: Sequence[int]) -> Sequence[int | None]:
@@ -74,7 +74,7 @@ class Peer:
 
 
 class Bound(Peer):
-    """Gradients bound once, which is for those whose backward pass writes to the same arrays every time."""
+    """fastopt with gradients bound once, for a backward pass that writes to the same arrays every time."""
 
     name, exact, threading = "fastopt", True, Threads.CHOSEN
 
@@ -92,7 +92,7 @@ class Bound(Peer):
 
 
 class Given(Peer):
-    """Gradients given with every step."""
+    """fastopt with gradients given in every step."""
 
     name, exact, threading = "fastopt, step(grads)", True, Threads.CHOSEN
 
@@ -114,7 +114,7 @@ OURS: tuple[type[Peer], ...] = (Bound, Given)
 
 
 class States(Peer):
-    """What those have in common that know arrays alone: hyperparameters, and a count of the steps."""
+    """The base of peers that are functions on arrays: hyperparameters, and a count of the steps."""
 
     def __init__(self, case: Case, threads: int) -> None:
         super().__init__(case, threads)
@@ -174,7 +174,7 @@ class AdamInPlace:
 
 
 class InPlace(States):
-    """The same without temporaries of its own making."""
+    """The formula in place, without temporaries."""
 
     name, exact = "NumPy in place", True
 
@@ -245,7 +245,7 @@ class Numba(States):
             loop(p, g, m, v, *hypers)
 
     def hypers(self) -> tuple[float, ...]:
-        """What the loop takes after the arrays."""
+        """The arguments of the loop after the arrays."""
         return self.count, self.lr, *self.betas, self.eps
 
 
@@ -272,13 +272,13 @@ class NumbaTuned(Numba):
         return self.lr / (1 - self.betas[0] ** self.count), (1 - self.betas[1] ** self.count) ** -0.5
 
 
-# ---- torch, and what builds on it. ----
+# ---- torch and DeepSpeed. ----
 
 
 class Torch(Peer):
     """torch.optim's namesake of the case's optimizer, on the case's parameters and gradients.
 
-    The states are its own, as for everyone who uses it: where they lie is part of what an optimizer does.
+    torch makes the states itself, as in any program: where they lie in memory is part of its performance.
     """
 
     name, package, threading = "torch default", "torch", Threads.CHOSEN
@@ -325,7 +325,7 @@ class DeepSpeed(Torch):
 
     @classmethod
     def load(cls) -> None:
-        # It wants ninja on the path, and a folder for what it builds.
+        # DeepSpeed needs ninja on the path, and a folder for what it builds.
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         os.environ.setdefault(
             "TORCH_EXTENSIONS_DIR", str(Path(tempfile.gettempdir()) / "fastopt-bench-torch-extensions")
@@ -347,13 +347,13 @@ class DeepSpeed(Torch):
 
     def enter(self) -> None:
         super().enter()
-        for library in self.openmp:  # its OpenMP need not be torch's
+        for library in self.openmp:  # DeepSpeed's OpenMP may be another one than torch's
             library.set_num_threads(self.threads)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing on standard output and standard error, from C++ and subprocesses either."""
+    """Suppresses standard output and standard error, those of C++ and subprocesses too."""
     sys.stdout.flush()
     sys.stderr.flush()
     saved = [os.dup(stream) for stream in (1, 2)]
@@ -368,11 +368,11 @@ def quiet() -> Iterator[None]:
             os.close(copy)
 
 
-# ---- The others. ----
+# ---- Other libraries. ----
 
 
 class Optax(Peer):
-    """optax.adam and apply_updates, compiled as one function whose inputs are given away."""
+    """optax.adam and apply_updates, compiled as one function whose inputs are donated."""
 
     name, package, threading = "optax jit", "optax", Threads.OWN
 
@@ -442,7 +442,7 @@ class Thinc(States):
 
 
 class ScikitLearn(States):
-    """The optimizer inside MLPClassifier; it keeps states of its own and makes them anew each step."""
+    """The optimizer inside MLPClassifier; it has its own states, of which it makes new ones in each step."""
 
     name, package = "scikit-learn", "scikit-learn"
 
@@ -475,7 +475,7 @@ NAMES = [peer.name for peer in PEERS]
 
 
 def load(names: Sequence[str]) -> tuple[list[type[Peer]], dict[str, str]]:
-    """The peers of these names that can take part, and for the others why they cannot."""
+    """The peers of these names that can be loaded, and for each other one the reason."""
     here, missing = [], {}
     for peer in PEERS:
         if peer.name not in names:
@@ -486,7 +486,7 @@ def load(names: Sequence[str]) -> tuple[list[type[Peer]], dict[str, str]]:
             peer.load()
         except importlib.metadata.PackageNotFoundError:
             missing[peer.name] = "not installed"
-        except Exception as error:  # whatever another library raises when it cannot load
+        except Exception as error:  # other libraries raise any error when they fail to load
             missing[peer.name] = f"failed to load: {_first_line(error)}"
         else:
             here.append(peer)
@@ -503,7 +503,7 @@ CHECKED_STEPS = 2
 def contenders(
     case: Case, peers: Sequence[type[Peer]], threads: Sequence[int]
 ) -> tuple[list[Contender], dict[str, str]]:
-    """Those of `peers` that step `case` as the reference does, and for the others what is wrong."""
+    """Contenders of those peers that step `case` as the reference does, and for each other one what is wrong."""
     made, dropped = [], {}
     expected = case.expected(CHECKED_STEPS)
     for peer in peers:
@@ -527,19 +527,19 @@ def contenders(
 
 
 def differs(case: Case, expected: Sequence[Array], exact: bool) -> str:
-    """In words how the parameters of the case differ from those expected; empty if they do not."""
+    """A description of how the parameters of the case differ from those expected; empty if they do not."""
     for found, wanted, start in zip(case.params, expected, case.start, strict=True):
         if exact:
             if found.tobytes() != wanted.tobytes():
                 return "other bits than fastopt.reference"
-        # A thousandth of the way, and a few units in the last place of the parameter itself.
+        # The tolerance: a thousandth of the distance from the start, and a few units in the last place.
         elif not np.all(np.abs(found - wanted) <= 1e-3 * np.abs(wanted - start) + 1e-6):
             return f"other values than fastopt.reference, by up to {np.abs(found - wanted).max():.1e}"
     return ""
 
 
 def versions() -> dict[str, str]:
-    """The installed packages that take part, with their versions."""
+    """The versions of the installed packages that take part."""
     found = {}
     for package in dict.fromkeys(["numpy", *(peer.package for peer in PEERS if peer.package), "jax"]):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -548,5 +548,5 @@ def versions() -> dict[str, str]:
 
 
 def default_threads() -> list[int]:
-    """One, and all that fastopt would use."""
+    """One thread, and as many as fastopt uses by default."""
     return sorted({1, fastopt.get_num_threads()})

@@ -51,7 +51,7 @@ def overhead(timings: Timings, path: Path) -> None:
 
 
 def sizes(results: Mapping[int, Timings], threads: Sequence[int], path: Path) -> None:
-    """Time per element against size, a panel for each number of threads; who has one thread is in all of them."""
+    """Time per element against size, a panel for each number of threads; contenders with one thread are in all."""
     figure = Figure(figsize=(6 * len(threads) + 2.5, 6), layout="constrained")
     panels = figure.subplots(1, len(threads), sharey=True, squeeze=False)[0]
     for axes, number in zip(panels, threads, strict=True):

@@ -1,4 +1,4 @@
-"""What a run found, as data, and its two renderings: the terminal's and RESULTS.md's."""
+"""The results of a run as data, and their two renderings: for the terminal and for RESULTS.md."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Promise:
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture: the name of its file, what it shows, and what draws it there."""
+    """A plot: the name of its file, what it shows, and the function that draws it."""
 
     file: str
     shows: str
@@ -59,7 +59,7 @@ class Plot:
 
 @dataclass
 class Section:
-    """One part of the picture."""
+    """One section of the report."""
 
     title: str
     text: str
@@ -69,11 +69,11 @@ class Section:
     plots: list[Plot] = field(default_factory=list)
 
 
-# ---- Numbers as words. ----
+# ---- Formatting of numbers. ----
 
 
 def seconds(value: float) -> str:
-    """With its unit and three digits."""
+    """A time with three digits and its unit."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if value >= 0.9995 * size:
             return f"{_three(value / size)} {unit}"
@@ -105,8 +105,8 @@ def threads(value: int | None) -> str:
 
 
 def timings_table(title: str, timings: Timings, baseline: tuple[str, int | None]) -> Table:
-    """One row a contender, its threads, and how many times as long as the baseline it takes."""
-    table = Table(title, ("who", "threads", "a step", f"times {baseline[0]}, {threads(baseline[1])} thr."))
+    """A row for each contender: its threads, its time, and that time divided by the baseline's."""
+    table = Table(title, ("contender", "threads", "a step", f"times {baseline[0]}, {threads(baseline[1])} thr."))
     for (label, number), value in timings.items():
         table.rows.append((label, threads(number), seconds(value), factor(value / timings[baseline])))
     return table

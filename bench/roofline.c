@@ -2,9 +2,9 @@
  * The roofline: what an update rule moves through memory, without its arithmetic. For each element it reads
  * the gradient and reads and writes the parameter and each state buffer, in one pass like the rules' loops.
  *
- * Something must be computed, or the compiler leaves the traffic out: each value takes the gradient's lowest
- * bit into its own lowest bit by exclusive or. That is integer arithmetic on whole vectors, which costs nothing
- * beside the memory, and ordinary numbers stay ordinary.
+ * Something must be computed, or the compiler leaves the traffic out: the lowest bit of each value is combined with
+ * the gradient's lowest bit by exclusive or. That is integer arithmetic on whole vectors, which takes no time beside
+ * the memory traffic, and normal numbers stay normal.
  */
 #include <pthread.h>
 #include <stddef.h>
@@ -41,7 +41,7 @@ static inline __attribute__((always_inline)) void pass(size_t n, uint32_t *restr
     }
 }
 
-/* The end of piece `part` of `parts` of `n` elements: even pieces that begin on a cache line. */
+/* The end of piece `part` when `n` elements are cut into `parts` even pieces that begin on cache lines. */
 static size_t cut(size_t n, size_t part, size_t parts)
 {
     return part == parts ? n : n / LINE * part / parts * LINE;
@@ -64,15 +64,15 @@ static void *work(void *argument)
             case 3: pass(n, at[0], at[1], at[2], at[3], at[4], at[5], 3); break;
             default: pass(n, at[0], at[1], at[2], at[3], at[4], at[5], 4); break;
             }
-            __asm__ volatile("" ::: "memory"); /* or two repeats would cancel out */
+            __asm__ volatile("" ::: "memory"); /* keeps the compiler from cancelling two repeats */
         }
     return NULL;
 }
 
 /*
  * `repeats` passes over all tensors on `threads` threads, each with its own part of every tensor. The threads are
- * made and joined in the call and do not wait for one another in between: a bound, not a scheme to use.
- * Returns 0, or 1 if the arguments or the threads will not do.
+ * started and joined in the call and do not wait for one another in between: a bound, not a scheme to use.
+ * Returns 0, or 1 if the arguments are out of range or a thread does not start.
  */
 int roofline(size_t count, const tensor *tensors, size_t states, size_t threads, size_t repeats)
 {

@@ -27,7 +27,7 @@ def _library() -> ctypes.CDLL:
 def roofline(case: Case, threads: int) -> Contender:
     """A contender that passes over the parameters, gradients and states of `case`, tensor by tensor.
 
-    All passes of a sample happen in one C call, so that neither ctypes nor the making of threads is in the picture.
+    All passes of a sample happen in one C call, so that neither ctypes nor the start of threads counts.
     """
     states = list(case.states.values())
     buffers = [case.params, case.grads, *states]
@@ -47,4 +47,4 @@ def roofline(case: Case, threads: int) -> Contender:
             raise RuntimeError(f"the roofline has no loop for {len(states)} state buffers on {threads} threads")
         return taken
 
-    return Contender(LABEL, threads, timed, sample=20 * SAMPLE)  # beside which making threads is nothing
+    return Contender(LABEL, threads, timed, sample=20 * SAMPLE)  # so long that the start of threads does not count

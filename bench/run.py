@@ -1,4 +1,4 @@
-"""The whole picture in one command: `python bench/run.py`.
+"""Runs all benchmark sections and writes the report: `python bench/run.py`.
 
 Prints tables and whether each promise holds, and writes RESULTS.md and the plots. Every contender is first checked
 against `fastopt.reference`; then they take turns in one process, so that a noisy machine disturbs all alike.
@@ -46,10 +46,10 @@ threads; fastopt in those comparisons runs as it does by default, on all cores."
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     listed = ", ".join(f"{letter} {name}" for letter, name in SECTIONS.items())
-    parser.add_argument("--sections", type=_words, default=[*SECTIONS], help=f"of {listed}; default: all")
+    parser.add_argument("--sections", type=_words, default=[*SECTIONS], help=f"some of {listed}; default: all")
     parser.add_argument("--threads", type=_threads, default=peers.default_threads(), help="default: 1 and all cores")
-    parser.add_argument("--peers", type=_words, default=peers.NAMES, help=f"of {', '.join(peers.NAMES)}; or none")
-    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: whether it works, no more")
+    parser.add_argument("--peers", type=_words, default=peers.NAMES, help=f"some of {', '.join(peers.NAMES)}; or none")
+    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds, to see that it works")
     parser.add_argument("--output", type=Path, default=HERE, help="the folder for RESULTS.md and plots; default: bench")
     arguments = parser.parse_args()
     if unknown := [word for word in arguments.sections if word not in SECTIONS]:
@@ -94,7 +94,7 @@ def _words(text: str) -> list[str]:
 
 
 def _threads(text: str) -> Sequence[int]:
-    numbers = sorted({1, *map(int, _words(text))})  # one thread is what the others are compared with
+    numbers = sorted({1, *map(int, _words(text))})  # one thread is always measured, for comparison
     if numbers[0] < 1:
         raise argparse.ArgumentTypeError("threads are counted from 1")
     return numbers

@@ -1,4 +1,4 @@
-"""What a run was asked for, and what every section notes as it goes."""
+"""The settings of a run, and the peers that sections had to drop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Settings:
     threads: Sequence[int]
     peers: Sequence[type[Peer]]
     quick: bool = False
-    dropped: dict[str, str] = field(default_factory=dict)  # who stepped wrongly, and how
+    dropped: dict[str, str] = field(default_factory=dict)  # contenders with wrong steps, and how they differ
 
     @property
     def most(self) -> int:
@@ -38,13 +38,13 @@ class Settings:
         return (1, 5) if self.quick else (least, 1000)
 
     def checked(self, case: Case, peers: Sequence[type[Peer]], what: str) -> list[Contender]:
-        """Contenders on every number of threads; who steps wrongly is left out, which the report says."""
+        """Contenders on every number of threads; those with wrong steps are left out and named in the report."""
         made, dropped = contenders(case, peers, self.threads)
         self.dropped.update({f"{name}, {what}": why for name, why in dropped.items()})
         return made
 
     def race(self, case: Case, what: str, seconds: float, least: int = 5, extra: Sequence[Contender] = ()) -> Timings:
-        """Everyone on one case: fastopt, the roofline, the peers and the `extra`."""
+        """Times all contenders on one case: fastopt, the roofline, the peers and the `extra`."""
         made = [*(roofline(case, number) for number in self.threads), *extra]
         made += self.checked(case, [*OURS, *self.peers], what)
         return round_robin(made, self.seconds(seconds), self.rounds(least))

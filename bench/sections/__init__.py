@@ -1,1 +1,1 @@
-"""The parts of the picture: each module has `run(settings)`, which gives a Section."""
+"""The sections of the report: each module has `run(settings)`, which returns a Section."""

@@ -12,9 +12,9 @@ OF_ROOFLINE = 0.95
 
 
 def best_peer(what: str, timings: Timings, settings: Settings, least: float) -> Promise:
-    """fastopt as it is by default, on all threads, against whoever is fastest on any number of them.
+    """The promise about fastopt by default, on all threads, against the fastest peer on any number of threads.
 
-    A peer that is tuned as hardly anyone does is no part of the promise, but stands beside it.
+    Peers that are tuned beyond what users write do not count for the promise, but their ratio is shown.
     """
     ours = timings[FASTOPT, settings.most]
     best = timings.best([peer.name for peer in settings.peers if not peer.tuned])
@@ -43,7 +43,7 @@ def roofline_promises(what: str, timings: Timings, settings: Settings) -> Iterat
 def each(
     text: str, values: Mapping[str, float], limit: float, words: Callable[[float], str], least: bool = False
 ) -> Promise:
-    """A promise that holds for each of several: at most `limit`, or at least; the worst is shown, and who misses it."""
+    """A promise about each of several values: at most `limit`, or at least. Shows the worst and all that miss it."""
     worst = (min if least else max)(values, key=lambda name: values[name])
     missed = [name for name, value in values.items() if (value < limit if least else value > limit)]
     measured = f"{words(values[worst])} the worst ({worst})"

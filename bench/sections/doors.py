@@ -56,17 +56,17 @@ def steps(Py_ssize_t calls, double step, size_t n, size_t p, size_t g, size_t m,
 PROTOTYPE = """int (*)(size_t, float *, const float *, float *, float *, float *,
                         double, double, double, double, double, double, double, unsigned)"""
 
-# So many steps from this step number on; an error, if there was one.
+# A function of the number of calls and the first step number: takes the steps, and returns an error if there was one.
 Steps = Callable[[int, int], object]
 
 
 class Data:
-    """One tensor with its gradient under an optimizer, whose state buffers all doors share; and back to the start."""
+    """One tensor with its gradient under an optimizer; all doors share its buffers, which can be reset."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
         self.start, grad = (ordinary(rng, (SIZE,)) for _ in range(2))
-        # On cache lines, as the states are: every run has the same alignment.
+        # On cache lines, as the states are, so that every run has the same alignment.
         self.p, self.g = zeros_like([self.start, grad])
         self.p[...], self.g[...] = self.start, grad
         self.opt = fastopt.Adam([self.p], lr=HYPERS[0])
@@ -94,7 +94,7 @@ class Data:
         return [array.tobytes() for array in self.buffers]
 
     def expected(self, growing: bool) -> list[bytes]:
-        """What the reference makes of it; `growing`: each step with its own step number, and so coefficients."""
+        """The bits that the reference gives; `growing`: the step number, and with it the coefficients, grow."""
         self.reset()
         for i in range(CHECKED_STEPS):
             reference.adam(*self.buffers, step=FIRST + growing * i, lr=HYPERS[0])
@@ -140,7 +140,7 @@ def run(settings: Settings) -> Section:
 
 
 def contender(label: str, steps: Steps, data: Data) -> Contender:
-    """Every turn begins with the same numbers, of which none decays; every sample with the same step number."""
+    """Every turn begins with the same numbers, and every sample with the same step number."""
 
     def timed(calls: int) -> float:
         start = time.perf_counter()
@@ -154,7 +154,7 @@ def contender(label: str, steps: Steps, data: Data) -> Contender:
 
 
 def from_c(name: str) -> Callable[[Data], Steps]:
-    """A function of doors.c, beside which the core is compiled in."""
+    """A function of doors.c, which is compiled together with the core's sources."""
 
     def make(data: Data) -> Steps:
         function = getattr(_vendored(), name)
@@ -219,7 +219,7 @@ def by_kernels(data: Data) -> Steps:
 
 
 def by_optimizer(data: Data) -> Steps:
-    """It counts its steps itself."""
+    """opt.step() with a bound gradient: the optimizer counts the steps itself."""
     take = data.opt.step
 
     def steps(calls: int, step: int) -> None:
@@ -230,7 +230,7 @@ def by_optimizer(data: Data) -> Steps:
 
 
 def looped(adam: Callable[..., int], *arguments: Any) -> Steps:
-    """Calls from Python: what comes before the step number is converted beforehand."""
+    """Calls from Python; the arguments before the step number are converted beforehand."""
 
     def steps(calls: int, step: int) -> int:
         error = 0
@@ -242,7 +242,7 @@ def looped(adam: Callable[..., int], *arguments: Any) -> Steps:
 
 
 def prototype(pointer: Any = ctypes.c_void_p) -> Any:
-    """fastopt_adam_f32()'s, for ctypes and, where pointers are whole numbers, for numba."""
+    """The prototype of fastopt_adam_f32() for ctypes and, with pointers as integers, for numba."""
     return ctypes.CFUNCTYPE(
         ctypes.c_int, ctypes.c_size_t, *[pointer] * 5, *[ctypes.c_double] * (1 + len(HYPERS)), ctypes.c_uint
     )

@@ -32,7 +32,7 @@ def run(settings: Settings) -> Section:
     return section
 
 
-# ---- The same by torch. ----
+# ---- torch's counterparts. ----
 
 
 def learning_rates() -> Iterator[Path]:

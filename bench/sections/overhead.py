@@ -1,4 +1,4 @@
-"""(a) What a call costs: one tensor of 16 elements, where the arithmetic is nothing."""
+"""(a) What a call costs: one tensor of 16 elements, where the arithmetic takes hardly any time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(settings: Settings) -> Section:
         {(f"{FASTOPT}, {label}" if label in AT_MOST else label, n): value for (label, n), value in timings.items()}
     )
     bound = timings[f"{FASTOPT}, bound", 1]
-    table = Table("Adam", ("who", "threads", "a step", f"times {FASTOPT}, bound"))
+    table = Table("Adam", ("contender", "threads", "a step", f"times {FASTOPT}, bound"))
     for (label, number), value in timings.items():
         table.rows.append((label, threads(number), seconds(value), factor(value / bound)))
     rules = Table("Every optimizer of fastopt, as it is by default", ("optimizer", *AT_MOST))
@@ -61,7 +61,7 @@ def run(settings: Settings) -> Section:
 
 
 def calls(case: Case) -> list[Contender]:
-    """The three ways to call a step, each as a user's loop does."""
+    """Contenders for the three ways to call a step, each as a user's loop does."""
     grad = case.grads[0]
     step = case.opt.step
 

@@ -20,10 +20,10 @@ from sections.common import OF_ROOFLINE, each
 
 SIZES = (16, 50_000, 30_000_000)
 QUICK = (16, 5_000)
-ROOFLINE_FROM = 1_000  # below, a call is all there is to a step
+ROOFLINE_FROM = 1_000  # on fewer elements the call takes nearly all of the time
 
-# Where torch has the rule under another name, or under the same one with other settings: what torch calls it, with
-# which hyperparameters, and how fastopt must be set to walk the same path. (At a constant learning rate it does not
+# Rules that torch has under another name or with other settings: torch's name and hyperparameters, and those that
+# fastopt needs to take the same steps. (At a constant learning rate it does not
 # matter whether that stands inside the velocity.)
 OTHER_NAMES = {
     "Momentum": ("SGD", {"momentum": 0.9}, {}),
@@ -60,7 +60,7 @@ def variants() -> Iterator[Variant]:
 
 
 class Counterpart(Torch):
-    """The optimizer of torch.optim that walks the same path."""
+    """The optimizer of torch.optim that takes the same steps."""
 
     def make(self, params: list[Any]) -> Any:
         optimizer, settings = counterpart(type(self.case.opt))

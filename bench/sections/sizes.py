@@ -29,7 +29,7 @@ def run(settings: Settings) -> Section:
         case = Case.of_shapes([(size,)])
         results[size] = settings.race(case, f"{count(size)} elements", 45 if large else 7)
     keys = list(dict.fromkeys(key for timings in results.values() for key in timings))
-    table = Table("A step", ("who", "threads", *map(short, results)))
+    table = Table("A step", ("contender", "threads", *map(short, results)))
     for label, number in keys:
         cells = [seconds(t[label, number]) if (label, number) in t else "" for t in results.values()]
         table.rows.append((label, threads(number), *cells))

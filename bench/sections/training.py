@@ -86,7 +86,7 @@ def demo_loop(section: Section, settings: Settings) -> None:
             case = Case(list(model.params.values()), list(grads.values()), **method.hypers)
             try:
                 made = peer(case, number or settings.most)
-            except Exception as error:  # whatever another library raises
+            except Exception as error:  # other libraries raise any error
                 settings.dropped[f"{peer.name}, the demo's loop"] = str(error)
                 continue
             trainees.append(Trainee(model, made, number, np.random.default_rng(0)))
@@ -137,7 +137,7 @@ class Perceptron:
         self.gradients()
 
     def gradients(self) -> None:
-        """Of the mean cross-entropy."""
+        """Computes the gradients of the mean cross-entropy."""
         weights, biases = self.params[::2], self.params[1::2]
         inputs: list[Array] = [self.x]
         for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
@@ -158,7 +158,7 @@ class Perceptron:
 def beside_blas(section: Section, settings: Settings) -> None:
     layers = (64, 128, 128, 10) if settings.quick else LAYERS
     model = Perceptron(layers, BATCH)
-    case = Case(model.params, model.grads, lr=1e-5)  # so slow that the gradients stay as they are
+    case = Case(model.params, model.grads, lr=1e-5)  # so small that the gradients hardly change
     most = settings.most
     peers = [Bound, *(peer for peer in settings.peers if peer.threading is not Threads.ONE)]
     steppers, dropped = contenders(case, peers, [most])

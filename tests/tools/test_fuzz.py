@@ -38,9 +38,9 @@ def writes_first(self, grads=None, **extras):
     return fastopt._engine.Engine.step(self, grads, **extras)
 
 
-def one_group_first(self, changes, anew):
-    original(self, changes[:1], anew)
-    original(self, changes, anew)
+def one_group_first(self, changes, whole):
+    original(self, changes[:1], whole)
+    original(self, changes, whole)
 
 
 original = fastopt.Optimizer._change
