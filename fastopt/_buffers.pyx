@@ -182,6 +182,18 @@ cdef class Buffers:
         block.buffers = self
         return block
 
+    def _bound(self):
+        """The parameters with the shapes and types with which they were bound: views where these have changed."""
+        cdef list bound = list(self.arrays)
+        cdef cnp.ndarray array, view
+        cdef size_t i
+        for i in range(self.tensor_count):
+            array, view = self.arrays[i], self.views[i]
+            if not (cnp.PyArray_SAMESHAPE(array, view) and cnp.PyArray_TYPE(array) == self.numpy_types[i]
+                    and cnp.PyArray_ISNOTSWAPPED(array)):
+                bound[i] = view_of(view)
+        return bound
+
     @property
     def params(self):
         """The arrays that a step updates, in order."""

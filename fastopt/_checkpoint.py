@@ -13,6 +13,7 @@ The comment of the zip archive is "sha256:" and the digest of everything before 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -50,6 +51,8 @@ def is_kept(key: object) -> bool:
 def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
     """Writes a temporary file in the same folder, syncs it to the disk, and renames it to `path`."""
     target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "a checkpoint is a file, and this is a folder", os.fspath(path))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "x+b") as file:

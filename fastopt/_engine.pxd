@@ -10,6 +10,7 @@ cdef class Engine(Groups):
     cdef double *saved_rates      # for each run its own learning rate, during a step with the argument `lr`
     cdef Span *grad_spans         # scratch of `check_disjoint`
     cdef list grads               # the gradients of the step that is running
+    cdef list given               # the bound gradients as they were given
     cdef list bound               # the gradients that were given to `bind`, or None
     cdef list bound_exports       # memoryviews of these: while they live, no array can be resized
     cdef str unzeroable           # why the bound gradients cannot be zeroed, or None
@@ -21,3 +22,4 @@ cdef class Engine(Groups):
     cdef void lay_out(self, size_t i, cnp.ndarray grad) noexcept
     cdef release_grads(self)
     cdef check_disjoint(self)
+    cdef check_zeroable(self)

@@ -85,7 +85,8 @@ cdef class Engine(Groups):
                 grad = as_gradient(self.grad_name(i), grads[i], writable, allow_numbers, self.param_name(i), param)
                 staged = (self.strided[i] or cnp.PyArray_TYPE(grad) != kind or not cnp.PyArray_IS_C_CONTIGUOUS(grad))
             # The core reads strides with the shape that was bound. Where it needs none, an equal size is enough.
-            if (cnp.PyArray_TYPE(param) != kind or <size_t>cnp.PyArray_SIZE(grad) != self.tensors[i].n
+            if (cnp.PyArray_TYPE(param) != kind or not cnp.PyArray_ISNOTSWAPPED(param)
+                    or <size_t>cnp.PyArray_SIZE(grad) != self.tensors[i].n
                     or (staged and not cnp.PyArray_SAMESHAPE(grad, <cnp.ndarray>self.views[i])
                         and (self.strided[i] or not cnp.PyArray_IS_C_CONTIGUOUS(grad)))):
                 raise ValueError(f"{self.param_name(i)} has become {param.dtype} of shape {(<object>param).shape} "
@@ -188,7 +189,7 @@ cdef class Engine(Groups):
         self.busy = True
         try:
             if flat is None:
-                self.bound = self.bound_exports = None
+                self.bound = self.given = self.bound_exports = None
                 return
             self.use_grads(flat, False, False)
             exports, unzeroable = list(map(_exported, self.grads)), None
@@ -198,11 +199,20 @@ cdef class Engine(Groups):
                 self.check_disjoint()
             except ValueError as error:
                 unzeroable = str(error)
-            flat = list(self.grads)
-            self.bound, self.bound_exports, self.unzeroable, self.at_bound = flat, exports, unzeroable, True
+            self.bound, self.given, self.bound_exports = list(self.grads), list(flat), exports
+            self.unzeroable, self.at_bound = unzeroable, True
         finally:
             self.release_grads()
             self.busy = False
+
+    cdef check_zeroable(self):
+        """ValueError if the bound gradients cannot be zeroed, or no longer."""
+        cdef size_t i
+        if self.unzeroable is not None:
+            raise ValueError(self.unzeroable)
+        for i in range(self.tensor_count):
+            if type(self.given[i]) is cnp.ndarray and not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>self.given[i]):
+                raise ValueError(f"{self.grad_name(i)} is no longer writable, but is to be zeroed")
 
     # ---- The step. ----
 
@@ -306,8 +316,8 @@ cdef class Engine(Groups):
                 if not self.at_bound:
                     self.use_grads(self.bound, False, False, True)
                     self.at_bound = True
-                if extras & FASTOPT_ZERO_GRAD and self.unzeroable is not None:
-                    raise ValueError(self.unzeroable)
+                if extras & FASTOPT_ZERO_GRAD:
+                    self.check_zeroable()
             self.model.grad_scale, self.model.max_norm, self.model.extras = scale, bound, extras
             if self.takes_step:
                 for c in range(self.model.count):

@@ -69,11 +69,11 @@ class Structure:
         if not self.leaves:
             raise ValueError(f"{name} is empty; give at least one array")
 
-    def unflatten(self) -> Any:
-        """The inverse of `flatten`: the parameters in their structure."""
+    def unflatten(self, leaves: list[Any]) -> Any:
+        """The inverse of `flatten`."""
         if self.is_single:
-            return self.leaves[0]
-        return list(self.leaves) if self.keys is None else dict(zip(self.keys, self.leaves, strict=True))
+            return leaves[0]
+        return leaves if self.keys is None else dict(zip(self.keys, leaves, strict=True))
 
     def names(self, name: str) -> list[str]:
         """The names of the leaves in errors, for an argument `name` of this structure."""
@@ -131,10 +131,11 @@ class Model:
         """The names of the leaves of all groups in errors."""
         return [name for i, group in enumerate(self.groups) for name in group.names(self._name(what, i))]
 
-    def unflatten(self) -> Any:
-        """The inverse of `flatten`: the parameters in their structure, without hyperparameters."""
-        params = [group.unflatten() for group in self.groups]
-        return [{"params": each} for each in params] if self.grouped else params[0]
+    def unflatten(self, leaves: list[Any]) -> Any:
+        """The inverse of `flatten`, for the leaves of all groups."""
+        rest = iter(leaves)
+        groups = [group.unflatten(list(itertools.islice(rest, len(group.leaves)))) for group in self.groups]
+        return [{"params": each} for each in groups] if self.grouped else groups[0]
 
     def flatten(self, name: str, values: Any) -> list[Any]:
         """The leaves of `values`, which must have this structure, in the order of the parameters."""

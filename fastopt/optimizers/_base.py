@@ -60,7 +60,19 @@ class Optimizer(Engine):
 
     maximize = Switch()
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        inherited = {name for base in cls.__mro__[1:] if issubclass(base, Optimizer) for name in base._hypers()}
+        for name in sorted(inherited & vars(cls).keys()):
+            if not isinstance(vars(cls)[name], Hyper):
+                raise TypeError(
+                    f"{cls.__name__}.{name} would hide the hyperparameter {name}; pass another default to "
+                    "super().__init__"
+                )
+
     def __init__(self, params: Any, *, threads: int | None = None, **hyper: Any) -> None:
+        if not hasattr(type(self), "rule"):
+            raise TypeError("Optimizer has no update rule; use one of its subclasses, such as fastopt.Adam")
         model = Model(params, self._hypers())
         self._bind_model(model)
         self.threads = threads
@@ -71,11 +83,14 @@ class Optimizer(Engine):
         """AttributeError unless a public attribute of this name can be set."""
         if name in self._hypers() or name == "threads":
             return
-        if hasattr(type(self), name):
+        owner = next((owner for owner in type(self).__mro__ if name in vars(owner)), None)
+        if owner is None:
+            raise AttributeError(
+                f"{name!r} is no hyperparameter of {type(self).__name__}, which has {', '.join(self._hypers())}; an "
+                "attribute of your own must be declared in a subclass, or begin with an underscore"
+            )
+        if owner.__module__.startswith("fastopt."):
             raise AttributeError(f"{name!r} of an optimizer cannot be replaced; change its contents")
-        raise AttributeError(
-            f"{name!r} is no hyperparameter of {type(self).__name__}, which has {', '.join(self._hypers())}"
-        )
 
     def _bind_model(self, model: Model) -> None:
         """Binds the parameters; their state buffers are made when the hyperparameters are set."""
@@ -281,7 +296,7 @@ class Optimizer(Engine):
         steps = [state.pop("step") for state in states]
         arrays = {f"state/{i}/{name}": array for i, state in enumerate(states) for name, array in state.items()}
         if params:
-            arrays.update((f"params/{i}", array) for i, array in enumerate(self.params))
+            arrays.update((f"params/{i}", array) for i, array in enumerate(self._bound()))
         groups = self._saved_groups()
         for group in groups:
             if not all(_checkpoint.is_kept(key) for key in group.get("param_names", ())):
@@ -321,7 +336,7 @@ class Optimizer(Engine):
         >>> opt.lr
         0.5
         """
-        header, states, arrays = _checkpoint.read(path, self.rule, RULES[self.rule].states, self.params, params)
+        header, states, arrays = _checkpoint.read(path, self.rule, RULES[self.rule].states, self._bound(), params)
         state = {i: {"step": header["steps"][i], **buffers} for i, buffers in enumerate(states)}
         try:
             self._load(_state_dict.read(self, header["param_groups"], state), arrays)
@@ -332,10 +347,15 @@ class Optimizer(Engine):
 
     def __getstate__(self) -> dict[str, Any]:
         # The bound arrays in their structure: the caller's own lists and mappings may hold other arrays by now.
-        return {"params": self._model.unflatten(), "threads": self.threads, "state_dict": self.state_dict()}
+        given = [leaf for structure in self._model.groups for leaf in structure.leaves]
+        bound = zip(given, self._bound(), self.params, strict=True)
+        params = self._model.unflatten([leaf if array is param else array for leaf, array, param in bound])
+        own = {name: value for name, value in vars(self).items() if name not in ("_model", "_param_groups")}
+        return {"params": params, "threads": self.threads, "state_dict": self.state_dict(), "attributes": own}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         self._bind_model(Model(saved["params"], self._hypers()))
+        vars(self).update(saved["attributes"])
         self.threads = saved["threads"]
         groups = saved["state_dict"]["param_groups"]
         changes = [{key: group[key] for key in self._hypers()} for group in groups]

@@ -40,6 +40,9 @@ class Hyper(Generic[T]):
     def __set__(self, optimizer: Any, value: T) -> None:
         optimizer._set([(group, {self.name: value}) for group in optimizer.param_groups])
 
+    def __delete__(self, optimizer: Any) -> None:
+        raise AttributeError(f"{self.name} cannot be deleted: an optimizer always has all its hyperparameters")
+
     def normal(self, value: Any) -> T:
         """`value` in the type that groups and files have, or an error that names the hyperparameter."""
         raise NotImplementedError
@@ -82,6 +85,8 @@ class ParamGroup(Group, MutableMapping[str, Any]):
     [0.1, 0.5]
     >>> opt.param_groups[1]["lr"] = 0.25
     """
+
+    __slots__ = ()  # `group.lr = x`, meant as `group["lr"] = x`, is an error
 
     def _set(self, key: str, value: Any) -> None:
         self._optimizer._set([(self, {key: value})])

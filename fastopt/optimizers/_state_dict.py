@@ -31,13 +31,12 @@ class Target(Protocol):
     _model: Model
 
     @property
-    def params(self) -> tuple[Array, ...]: ...
-    @property
     def param_groups(self) -> tuple[ParamGroup, ...]: ...
     @classmethod
     def _hypers(cls) -> dict[str, Hyper[Any]]: ...
     def _checked(self, group: ParamGroup, change: Mapping[str, Any], whole: bool) -> dict[str, Any]: ...
     def _group_of(self, i: int) -> int: ...
+    def _bound(self) -> list[Array]: ...
 
 
 class Saved(NamedTuple):
@@ -98,6 +97,7 @@ def _read_state(
         raise TypeError(f"state_dict['state'] must be a mapping, got {type(state).__name__}")
     if unknown := set(state).difference(ids):
         raise ValueError(f"state_dict['state'] has entries for unknown parameters: {shown(list(unknown))}")
+    bound = optimizer._bound()
     rule, lazy = RULES[optimizer.rule], optimizer._lazy_slot
     all_steps, all_arrays = [], []
     for i, key in enumerate(ids):
@@ -118,7 +118,7 @@ def _read_state(
             steps = _step_count(f"{name}['step']", entry.get("step", 0))
             for slot, state_name in enumerate(rule.states):
                 if state_name in entry:
-                    arrays[slot] = _like(f"{name}[{state_name!r}]", entry[state_name], optimizer.params[i])
+                    arrays[slot] = _like(f"{name}[{state_name!r}]", entry[state_name], bound[i])
             if lazy is not None and arrays[lazy] is not None:
                 steps = max(steps, 1)  # a lazy buffer that is there was filled by a first step
             elif lazy is not None and calls[lazy]:

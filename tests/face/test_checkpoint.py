@@ -572,6 +572,28 @@ def test_a_parameter_that_became_read_only(trained):
     other.load(path)
 
 
+def test_a_parameter_that_has_another_shape_by_now(tmp_path):
+    """It is saved and loaded in the shape with which it was bound, which is that of its state."""
+    p = np.ones((3, 4))
+    opt = fastopt.Adam(p)
+    opt.step(np.full((3, 4), 0.5))
+    saved = p.copy()
+    p.shape = (12,)
+    opt.save(tmp_path / "checkpoint.npz", params=True)
+    opt.step(np.full(12, 0.5))
+    other = fastopt.Adam(np.zeros((3, 4)))
+    for each in (opt, other):
+        each.load(tmp_path / "checkpoint.npz", params=True)
+        assert_same_bits(each.params[0].reshape(3, 4), saved)
+        assert each.state[0]["exp_avg"].shape == (3, 4)
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(IsADirectoryError, match="a checkpoint is a file, and this is a folder"):
+        fastopt.SGD(np.ones(2)).save(tmp_path)
+    assert not [*tmp_path.parent.glob("*.tmp"), *tmp_path.parent.glob(".*.tmp")]
+
+
 def test_no_file_stays_open(trained):
     opt, path, other = trained
     folder = Path("/proc/self/fd")

@@ -77,3 +77,37 @@ def test_an_optimizer_of_what_cannot_be_pickled_says_so():
     opt = fastopt.SGD([memoryview(np.ones(3))])
     with pytest.raises(TypeError, match="memoryview"):
         pickle.dumps(opt)
+
+
+class Tagged(fastopt.Adam):
+    """An optimizer with attributes of its own."""
+
+    decay = None
+
+    def __init__(self, params, **hyper):
+        super().__init__(params, **hyper)
+        self._tags = ["run"]
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))])
+def test_copies_have_the_attributes_of_a_subclass(duplicate):
+    opt = Tagged([np.ones(2)])
+    opt._tags.append("second")
+    opt.decay = 0.5
+    other = duplicate(opt)
+    assert other._tags == ["run", "second"]
+    assert other.decay == 0.5
+    assert (other._tags is opt._tags) == (duplicate is copy.copy)
+
+
+def test_a_copy_of_a_parameter_that_has_another_shape_by_now():
+    """A step takes such a parameter, so a copy has it in the shape of its state."""
+    p, expected = np.ones((3, 4)), np.ones((3, 4))
+    opt, same = fastopt.Adam(p), fastopt.Adam(expected)
+    for step in (opt.step, same.step):
+        step(np.full((3, 4), 0.5))
+    p.shape = (12,)
+    other = copy.deepcopy(opt)
+    other.step(np.full((3, 4), 0.25))
+    same.step(np.full((3, 4), 0.25))
+    assert_same_bits(other.params[0], expected)

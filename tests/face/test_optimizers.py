@@ -163,6 +163,42 @@ def test_a_group_has_the_keys_that_it_lists_and_no_others(cls):
                 group[key] = 0.5
 
 
+def test_an_attribute_of_a_group_is_no_hyperparameter():
+    opt = fastopt.SGD([np.ones(2)])
+    with pytest.raises(AttributeError, match="lr"):
+        opt.param_groups[0].lr = 0.5
+
+
+def test_a_hyperparameter_cannot_be_deleted():
+    opt = fastopt.SGD([np.ones(2)], lr=0.5)
+    with pytest.raises(AttributeError, match="lr cannot be deleted"):
+        del opt.lr
+    assert opt.lr == 0.5
+
+
+def test_a_subclass_cannot_hide_a_hyperparameter():
+    for name in ("lr", "maximize"):
+        hidden = f"Faster.{name} would hide the hyperparameter {name}; pass another default"
+        with pytest.raises(TypeError, match=hidden):
+            type("Faster", (fastopt.Adam,), {name: 0.5})
+
+
+def test_attributes_of_a_subclass_are_private_or_declared():
+    class Own(fastopt.SGD):
+        decay = None
+
+    opt = Own([np.ones(2)])
+    opt.decay = opt._decay = 0.5
+    assert opt.decay == 0.5
+    with pytest.raises(AttributeError, match=r"'rate' is no hyperparameter of Own.* must be declared in a subclass"):
+        opt.rate = 0.5
+
+
+def test_the_base_class_has_no_rule():
+    with pytest.raises(TypeError, match="use one of its subclasses"):
+        fastopt.Optimizer([np.ones(2)])
+
+
 def test_a_group_that_the_optimizer_does_not_have_cannot_be_made():
     opt = fastopt.SGD([{"params": np.ones(2)}, {"params": np.ones(3)}], lr=0.5)
     assert fastopt.ParamGroup(opt, 1)["lr"] == 0.5
