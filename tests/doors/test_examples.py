@@ -326,7 +326,10 @@ OTHER = {
     "a newer table, longer": (
         [
             ("X(strerror)", "X(strerror) X(check2)"),
-            ("/* A sentence for a value that", "FASTOPT_API int fastopt_check2(void);\n/* A sentence for a value that"),
+            (
+                "FASTOPT_API const char *fastopt_strerror",
+                "FASTOPT_API int fastopt_check2(void);\nFASTOPT_API const char *fastopt_strerror",
+            ),
         ],
         r"ImportError: this module was compiled for fastopt [\d.]+ \(C API 1 of \d+ bytes\), but the fastopt that is "
         r"installed has C API 1 of \d+ bytes: install a later one",

@@ -11,7 +11,7 @@ from commands import ROOT, clean_environment, listed_in_manifest, run, run_well
 
 pytestmark = pytest.mark.slow
 
-COMPILED = [path.stem for path in (ROOT / "fastopt").glob("*.pyx")]
+COMPILED = sorted(path.stem for path in (ROOT / "fastopt").glob("*.pyx"))
 
 
 @pytest.fixture(scope="module")
