@@ -65,13 +65,15 @@ def notes(results: list[Result], default_epochs: bool) -> list[str]:
         "gradients not included; NumPy is the same step by fastopt.reference; ratio is NumPy / fastopt. Taken at the "
         "end of training, when some state has decayed to subnormal numbers, which processors compute slowly.",
     ]
+    below: dict[float, list[str]] = {}
     for result in results:
         expects = result.method.expects
         if result.method.note:
             lines.append(result.method.note)
         if expects is not None and result.accuracy < expects:
-            why = "" if default_epochs else "; the number of epochs was set by hand"
-            lines.append(f"{result.method.title} stayed below {expects:.0%} test accuracy{why}.")
+            below.setdefault(expects, []).append(result.method.title)
+    why = "" if default_epochs else "; the number of epochs was set by hand"
+    lines += [f"{', '.join(names)} stayed below {share:.0%} test accuracy{why}." for share, names in below.items()]
     return lines
 
 
