@@ -182,7 +182,7 @@ cdef class Buffers:
         block.buffers = self
         return block
 
-    def _bound(self):
+    def _bound_params(self):
         """The parameters with the shapes and types with which they were bound: views where these have changed."""
         cdef list bound = list(self.arrays)
         cdef cnp.ndarray array, view

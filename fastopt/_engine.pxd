@@ -10,8 +10,8 @@ cdef class Engine(Groups):
     cdef double *saved_rates      # for each run its own learning rate, during a step with the argument `lr`
     cdef Span *grad_spans         # scratch of `check_disjoint`
     cdef list grads               # the gradients of the step that is running
-    cdef list given               # the bound gradients as they were given
-    cdef list bound               # the gradients that were given to `bind`, or None
+    cdef list given               # the bound gradients as the caller has them, or None: their flags may change
+    cdef list bound               # the same; a view of our own where the core needs a layout
     cdef list bound_exports       # memoryviews of these: while they live, no array can be resized
     cdef str unzeroable           # why the bound gradients cannot be zeroed, or None
     cdef bint grads_disjoint      # whether the tensors' gradients are known to share no memory

@@ -296,7 +296,7 @@ class Optimizer(Engine):
         steps = [state.pop("step") for state in states]
         arrays = {f"state/{i}/{name}": array for i, state in enumerate(states) for name, array in state.items()}
         if params:
-            arrays.update((f"params/{i}", array) for i, array in enumerate(self._bound()))
+            arrays.update((f"params/{i}", array) for i, array in enumerate(self._bound_params()))
         groups = self._saved_groups()
         for group in groups:
             if not all(_checkpoint.is_kept(key) for key in group.get("param_names", ())):
@@ -336,7 +336,9 @@ class Optimizer(Engine):
         >>> opt.lr
         0.5
         """
-        header, states, arrays = _checkpoint.read(path, self.rule, RULES[self.rule].states, self._bound(), params)
+        header, states, arrays = _checkpoint.read(
+            path, self.rule, RULES[self.rule].states, self._bound_params(), params
+        )
         state = {i: {"step": header["steps"][i], **buffers} for i, buffers in enumerate(states)}
         try:
             self._load(_state_dict.read(self, header["param_groups"], state), arrays)
@@ -348,7 +350,7 @@ class Optimizer(Engine):
     def __getstate__(self) -> dict[str, Any]:
         # The bound arrays in their structure: the caller's own lists and mappings may hold other arrays by now.
         given = [leaf for structure in self._model.groups for leaf in structure.leaves]
-        bound = zip(given, self._bound(), self.params, strict=True)
+        bound = zip(given, self._bound_params(), self.params, strict=True)
         params = self._model.unflatten([leaf if array is param else array for leaf, array, param in bound])
         own = {name: value for name, value in vars(self).items() if name not in ("_model", "_param_groups")}
         return {"params": params, "threads": self.threads, "state_dict": self.state_dict(), "attributes": own}

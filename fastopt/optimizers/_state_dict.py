@@ -36,7 +36,7 @@ class Target(Protocol):
     def _hypers(cls) -> dict[str, Hyper[Any]]: ...
     def _checked(self, group: ParamGroup, change: Mapping[str, Any], whole: bool) -> dict[str, Any]: ...
     def _group_of(self, i: int) -> int: ...
-    def _bound(self) -> list[Array]: ...
+    def _bound_params(self) -> list[Array]: ...
 
 
 class Saved(NamedTuple):
@@ -97,7 +97,7 @@ def _read_state(
         raise TypeError(f"state_dict['state'] must be a mapping, got {type(state).__name__}")
     if unknown := set(state).difference(ids):
         raise ValueError(f"state_dict['state'] has entries for unknown parameters: {shown(list(unknown))}")
-    bound = optimizer._bound()
+    bound = optimizer._bound_params()
     rule, lazy = RULES[optimizer.rule], optimizer._lazy_slot
     all_steps, all_arrays = [], []
     for i, key in enumerate(ids):
