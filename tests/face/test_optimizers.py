@@ -281,6 +281,21 @@ def test_buffers_are_made_when_a_change_needs_them():
     assert_same_bits(opt.state[0]["momentum_buffer"], buffer)
 
 
+def test_the_first_step_with_momentum_takes_the_whole_gradient():
+    """As in torch, the buffer starts as the gradient, without dampening, also if momentum comes after some steps."""
+    p = np.array([1.0, -2.0])
+    opt = fastopt.SGD(p, lr=0.5)
+    for _ in range(3):
+        opt.step(np.array([0.5, 0.25]))
+    opt.momentum, opt.dampening = 0.5, 0.75
+    p[...] = [1.0, -2.0]
+    opt.step(np.array([1.0, 2.0]))
+    assert_same_bits(p, np.array([0.5, -3.0]))
+    opt.step(np.array([4.0, 4.0]))  # the buffer is 0.5*g1 + 0.25*g2
+    assert_same_bits(p, np.array([0.5 - 0.75, -3.0 - 1.0]))
+    assert opt.state[0]["step"] == 2
+
+
 def test_two_threads_that_set_hyperparameters_do_not_mix_them():
     """While one thread sets them, the other gets a RuntimeError, so that engine, groups and buffers stay consistent."""
     opt, refused = fastopt.SGD(np.ones(3)), []
