@@ -151,7 +151,9 @@ class Optimizer(Engine):
         """The state of each parameter: `{"step": steps taken, buffer name: array, ...}`.
 
         Keyed by the mapping's keys if the parameters were given as one mapping, else by position. The arrays share the
-        memory of the live buffers, so reading them is free and writing to them changes the optimizer.
+        memory of the live buffers, so reading them is free and writing to them changes the optimizer. The dicts are
+        made by each call, so that assigning to their items has no effect: write into the arrays, or use
+        `load_state_dict`.
         """
         keys = self._model.groups[0].keys
         if keys is None or self._model.grouped:
